@@ -18,13 +18,13 @@ def attention_scores(query: Tensor, key: Tensor) -> Tensor:
     key    (..., keys, d_k)
     returns scores (..., queries, keys), before any softmax
 
-    A dot product adds up d_k terms, so its standard deviation grows as √d_k; the division takes that
-    growth out again. Raises ValueError where the two widths differ.
+    A dot product adds up d_k terms, so its standard deviation grows as √d_k; the division takes
+    that growth out again. Raises ValueError where the two widths differ.
     Source: Vaswani et al. 2017, section 3.2.1.
     """
     if query.size(-1) != key.size(-1):
         raise ValueError(
-            f"query and key must have the same last size d_k, not {query.size(-1)} and {key.size(-1)}"
+            f"query and key need the same last size d_k, not {query.size(-1)} and {key.size(-1)}"
         )
     d_k = query.size(-1)
     return query @ key.transpose(-2, -1) / math.sqrt(d_k)  # (..., queries, keys)
@@ -33,7 +33,7 @@ def attention_scores(query: Tensor, key: Tensor) -> Tensor:
 def scaled_dot_product_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A soft lookup: each query gets the values of the keys it matches, mixed by how well they match.
+    """A soft lookup: each query gets a mix of the values, weighted by how well their keys match.
 
     query  (..., queries, d_k)
     key    (..., keys, d_k)
@@ -41,8 +41,8 @@ def scaled_dot_product_attention(
     mask   bool, True = may attend, broadcastable to (..., queries, keys); None = all may attend
     returns output (..., queries, d_v) and weights (..., queries, keys)
 
-    Each row of the weights sums to 1. A row whose mask has no True has nothing to look at: its weights
-    and its output are 0, and no NaN appears, neither forward nor backward.
+    Each row of the weights sums to 1. A row whose mask has no True has nothing to look at: its
+    weights and its output are 0, and no NaN appears, neither forward nor backward.
     Raises ValueError for widths that do not fit and for a mask of the wrong dtype or shape.
     Source: Vaswani et al. 2017, equation 1.
     """
@@ -52,7 +52,7 @@ def scaled_dot_product_attention(
     else:
         check_mask(mask, scores.shape)
         empty = ~mask.any(dim=-1, keepdim=True)  # (..., queries or 1, 1): rows with nothing to see
-        # softmax over -inf alone is 0/0. Let an empty row see everything, then take its weights away.
+        # softmax over -inf alone is 0/0: let an empty row see everything, then take its weights away
         scores = scores.masked_fill(~(mask | empty), float("-inf"))
         weights = torch.softmax(scores, dim=-1).masked_fill(empty, 0.0)
     return weights @ value, weights  # (..., queries, d_v), (..., queries, keys)
@@ -63,9 +63,10 @@ def fused_attention(
 ) -> Tensor:
     """The output of `scaled_dot_product_attention`, from PyTorch's fused kernel.
 
-    The kernel works through the keys in blocks and never stores the (queries, keys) matrix, so it can
-    not return the weights. `dropout` is the probability of dropping one weight.
-    Shapes, mask and errors as in `scaled_dot_product_attention`. Source: Dao et al. 2022, section 3.1.
+    The kernel works through the keys in blocks and never stores the (queries, keys) matrix, so it
+    can not return the weights. `dropout` is the probability of dropping one weight.
+    Shapes, mask and errors as in `scaled_dot_product_attention`.
+    Source: Dao et al. 2022 (FlashAttention), section 3.1.
     """
     if mask is None:
         return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
@@ -78,10 +79,10 @@ def fused_attention(
 
 
 def check_mask(mask: Tensor, scores_shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `mask` is boolean and broadcasts to `scores_shape` without enlarging it."""
+    """Raise ValueError unless `mask` is boolean and broadcasts to exactly `scores_shape`."""
     if mask.dtype != torch.bool:
         raise ValueError(
-            f"mask must be boolean (True = may attend), not {mask.dtype}: use `mask.bool()` or compare first"
+            f"mask must be boolean (True = may attend), not {mask.dtype}: compare, or use mask.bool()"
         )
     sizes = zip(reversed(mask.shape), reversed(scores_shape), strict=False)
     fits = all(have == want or have == 1 for have, want in sizes)
@@ -109,7 +110,7 @@ def padding_mask(attention_mask: Tensor) -> Tensor:
 
 
 def causal_mask(length: int, device: torch.device | str | None = None) -> Tensor:
-    """Each position sees itself and what came before it: bool (length, length), True = may attend."""
+    """Each position sees itself and what came before: bool (length, length), True = may attend."""
     position = torch.arange(length, device=device)
     return position[None, :] <= position[:, None]  # key (1, length) <= query (length, 1)
 
@@ -131,8 +132,8 @@ def sliding_window_mask(
 def split_heads(hidden_states: Tensor, num_heads: int) -> Tensor:
     """(batch, length, hidden) → (batch, heads, length, d_k), where d_k = hidden / heads.
 
-    Head h gets the h-th run of d_k neighbouring features of every token. Raises ValueError where the
-    heads do not divide the hidden size.
+    Head h gets the h-th run of d_k neighbouring features of every token. Raises ValueError where
+    the heads do not divide the hidden size.
     """
     batch, length, hidden = hidden_states.shape
     if num_heads < 1 or hidden % num_heads:
@@ -144,7 +145,7 @@ def split_heads(hidden_states: Tensor, num_heads: int) -> Tensor:
 def merge_heads(per_head: Tensor) -> Tensor:
     """(batch, heads, length, d_k) → (batch, length, heads · d_k): undoes `split_heads`."""
     batch, heads, length, d_k = per_head.shape
-    # transpose only changes how the memory is read, so the copy has to come before view can join axes
+    # transpose only changes how the memory is read: copy, so that view can join the axes
     side_by_side = per_head.transpose(1, 2).contiguous()  # (batch, length, heads, d_k)
     return side_by_side.view(batch, length, heads * d_k)
 
@@ -156,8 +157,8 @@ class MultiHeadAttention(nn.Module):
     num_heads    must divide hidden_size; each head is d_k = hidden_size / num_heads wide
     dropout      probability of dropping one attention weight, in training only
 
-    Parameters: `query`, `key`, `value`, `output`, each a Linear(hidden_size, hidden_size). Their number,
-    4 · hidden_size · (hidden_size + 1), does not depend on num_heads.
+    Parameters: `query`, `key`, `value`, `output`, each a Linear(hidden_size, hidden_size). Their
+    number, 4 · hidden_size · (hidden_size + 1), does not depend on num_heads.
     Source: Vaswani et al. 2017, section 3.2.2.
     """
 
@@ -186,8 +187,9 @@ class MultiHeadAttention(nn.Module):
         key    (batch, keys, hidden_size)
         value  (batch, keys, hidden_size)
         mask   bool, True = may attend, broadcastable to (batch, heads, queries, keys)
-        returns output (batch, queries, hidden_size) and weights (batch, heads, queries, keys), before
-        dropout; with need_weights=False the weights are None and PyTorch's fused kernel does the work
+        returns output (batch, queries, hidden_size) and weights (batch, heads, queries, keys),
+        before dropout; with need_weights=False the weights are None and PyTorch's fused kernel
+        does the work
         """
         q = split_heads(self.query(query), self.num_heads)  # (batch, heads, queries, d_k)
         k = split_heads(self.key(key), self.num_heads)  # (batch, heads, keys, d_k)

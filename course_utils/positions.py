@@ -1,6 +1,6 @@
 """Lesson 01: where is the order? Four ways to tell attention the positions of its tokens.
 
-Learned positions, which BERT uses, need no code of ours: they are one `nn.Embedding(max_length, hidden)`.
+Learned positions, which BERT uses, need no code here: they are nn.Embedding(max_length, hidden).
 """
 
 import torch
@@ -10,8 +10,8 @@ from torch import Tensor
 def sinusoidal_positions(length: int, hidden_size: int, base: float = 10_000.0) -> Tensor:
     """Each position as a set of clock hands, from fast ones to slow ones.
 
-    returns (length, hidden_size), float32; feature 2i is sin(position / base^(2i / hidden_size)) and
-    feature 2i + 1 the cosine of the same angle, so wavelengths run from 2π to base · 2π positions.
+    returns (length, hidden_size), float32; feature 2i is sin(position / base^(2i / hidden_size))
+    and feature 2i + 1 the cosine of the same angle. Wavelengths run from 2π to nearly base · 2π.
     Raises ValueError for an odd hidden_size. Source: Vaswani et al. 2017, section 3.5.
     """
     if hidden_size < 2 or hidden_size % 2:
@@ -29,8 +29,9 @@ def apply_rotary(x: Tensor, positions: Tensor | None = None, base: float = 10_00
     returns    the same shape and dtype; each pair of features (2i, 2i + 1) turned by
                position / base^(2i / d_k)
 
-    A rotated query · a rotated key depends on the difference of their positions only. Nothing is added
-    to the values. Raises ValueError for an odd d_k. Source: Su et al. 2021 (RoFormer), section 3.2.2.
+    A rotated query · a rotated key depends on the difference of their positions only. The values
+    stay as they are. Raises ValueError for an odd d_k.
+    Source: Su et al. 2021 (RoFormer), section 3.2.2.
     """
     length, d_k = x.shape[-2:]
     if d_k % 2:
@@ -45,7 +46,7 @@ def apply_rotary(x: Tensor, positions: Tensor | None = None, base: float = 10_00
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
-    """One slope a head, halving or so from head to head: 2^(−8/heads), 2^(−16/heads), …, 2^(−8).
+    """One slope for each head, a geometric sequence: 2^(−8/heads), 2^(−16/heads), …, 2^(−8).
 
     returns (heads,). Source: Press et al. 2022 (ALiBi), section 3. (The authors' code departs from
     this formula where num_heads is no power of two.)

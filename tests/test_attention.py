@@ -38,7 +38,7 @@ def draw_mask(seed, *shape):
     return mask
 
 
-# ---- parity with PyTorch ---------------------------------------------------------------------------
+# ---- parity with PyTorch -----------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +117,7 @@ def test_gradients_equal_pytorchs(seed, heads, queries, keys):
     torch.testing.assert_close(fused, theirs, atol=1e-5, rtol=1e-4)
 
 
-# ---- scaling ---------------------------------------------------------------------------------------
+# ---- scaling -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("d_k", [1, 4, 64, 512])
@@ -132,7 +132,7 @@ def test_scores_are_scaled_by_the_width_of_a_head_not_of_the_layer():
     torch.testing.assert_close(attention_scores(query, key), expected)
 
 
-# ---- masks -----------------------------------------------------------------------------------------
+# ---- masks -------------------------------------------------------------------------------------
 
 
 def test_weights_of_a_row_sum_to_one():
@@ -238,7 +238,7 @@ def test_bad_sizes_are_refused_in_one_line():
         sliding_window_mask(4, -1)
 
 
-# ---- heads -----------------------------------------------------------------------------------------
+# ---- heads -------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
