@@ -1,0 +1,35 @@
+"""The lessons in order, and where the things of the repository lie."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+LESSONS = {
+    "00": "start here",
+    "01": "attention from scratch",
+    "02": "Transformer encoder",
+    "03": "decoder and full Transformer",
+    "04": "BERT from the inside",
+    "05": "pretraining with MLM and NSP",
+    "06": "fine-tuning: sentences and pairs",
+    "07": "what matters in fine-tuning",
+    "08": "fine-tuning: tokens and spans",
+    "09": "distillation and temperature",
+    "10": "TinyBERT and layer mapping",
+    "11": "quantization",
+    "12": "pruning",
+    "13": "ONNX and ONNX Runtime",
+    "14": "serving",
+    "15": "training at scale",
+    "16": "looking inside BERT",
+    "17": "interview rehearsal",
+}
+
+
+def lesson_title(lesson: str) -> str:
+    """The title of a lesson, "01" -> "attention from scratch". Raises ValueError if there is none."""
+    if lesson not in LESSONS:
+        near = get_close_matches(str(lesson).zfill(2), LESSONS, n=1, cutoff=0.0)[0]
+        raise ValueError(f"there is no lesson {lesson!r}; lessons are written as text, e.g. {near!r}")
+    return LESSONS[lesson]
