@@ -37,8 +37,8 @@ def __getattr__(name: str):
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f"{__name__}.{_HOME[name]}")
-    # A submodule of the same name (progress, quiz, …) is set as an attribute of this package when it
-    # is imported: put the function over it.
+    # A submodule of the same name (progress, quiz, …) is set as an attribute of this package when
+    # it is imported: put the function over it.
     for public, home in _HOME.items():
         if home == _HOME[name]:
             globals()[public] = getattr(module, public)

@@ -1,7 +1,7 @@
 """Claim checks: a sentence that goes round, a measurement, a verdict computed from it.
 
-The judges live in the bank, one module a lesson, so that the tests can feed each of them the opposite
-measurement and see the verdict flip.
+The judges live in the bank, one module a lesson, so that the tests can feed each of them the
+opposite measurement and see the verdict flip.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from course_utils.classroom.exercises import bank_modules, nearest
 
 @dataclass(frozen=True)
 class Verdict:
-    """holds: does the measurement bear the claim out? sentence: what holds instead, or why it does."""
+    """holds: is the claim borne out? sentence: why it is, or what holds instead."""
 
     holds: bool
     sentence: str
@@ -24,8 +24,9 @@ class Verdict:
 class Claim:
     """A claim of the literature or of hearsay, with the judge of its measurement.
 
-    id: "topic/name". judge: takes the measurement by keyword and returns a Verdict whose sentence holds
-    no number that differs between machines. holds, fails: two sample measurements, for the tests.
+    id: "topic/name". judge: takes the measurement by keyword and returns a Verdict whose sentence
+    holds no number that differs between machines. holds, fails: two sample measurements, for the
+    tests.
     """
 
     id: str

@@ -8,8 +8,8 @@ import torch
 def device() -> torch.device:
     """The device of this kernel.
 
-    The kernel `course-cpu` sets COURSE_DEVICE=cpu and `course-gpu` sets COURSE_DEVICE=cuda; any other
-    kernel gets the best there is: CUDA, then Apple's Metal (mps), then the CPU.
+    The kernel `course-cpu` sets COURSE_DEVICE=cpu and `course-gpu` sets COURSE_DEVICE=cuda; any
+    other kernel gets the best there is: CUDA, then Apple's Metal (mps), then the CPU.
 
     Raises RuntimeError if COURSE_DEVICE asks for CUDA and CUDA does not answer, ValueError if it
     names something else than cpu or cuda.

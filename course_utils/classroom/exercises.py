@@ -30,8 +30,8 @@ YOUR_TURN = "your turn"  # a stub raises NotImplementedError("your turn")
 
 @dataclass(frozen=True)
 class Case:
-    """One check. run(implementation) draws its inputs from a fixed seed, calls the implementation and
-    returns what came out: tensors, numbers, text, None, or tuples, lists and dicts of these."""
+    """One check. run(implementation) draws its inputs from a fixed seed, calls the implementation
+    and returns what came out: tensors, numbers, text, None, or tuples, lists and dicts of these."""
 
     name: str
     run: Callable[[Any], Any]
@@ -48,7 +48,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Check:
-    """The result of a check. status: "passed", "failed" or "not attempted"; message: for the reader."""
+    """The result of a check. status: "passed", "failed" or "not attempted"; with a message."""
 
     status: str
     message: str
@@ -56,10 +56,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise with code to write; see CONTRIBUTING.md. difficulty: 1 to 5. tolerance: the largest
-    difference between floats that still counts as equal, absolute and relative. installs: may
-    `use_mine()` put a passing answer in the reference's place (default: if the reference is public
-    in a reference module)?"""
+    """An exercise with code to write; see CONTRIBUTING.md. difficulty: 1 to 5. tolerance: the
+    largest difference between floats that still counts as equal, absolute and relative. installs:
+    may `use_mine()` put a passing answer in the reference's place (default: if the reference is
+    public in a reference module)?"""
 
     id: str
     title: str
@@ -100,12 +100,12 @@ class Exercise:
             why = _difference(got, _outcome(case, self.reference), self.tolerance)
             if why:
                 named = self._name_mistake(outcomes)
-                lead = f"{named.replace('{shape}', _shape(got.value))} " if named else ""
+                lead = f"{named.replace('{shape}', _shape(got.value))}\n  " if named else ""
                 return Check("failed", f'{lead}Check "{case.name}": {why}')
         return Check("passed", f"{len(self.cases)} of {len(self.cases)} checks passed")
 
     def _name_mistake(self, outcomes: list["_Outcome"]) -> str | None:
-        """The message of the known mistake that gives the same outcome on every case, if there is one."""
+        """The message of the known mistake with the same outcome on every case, if any."""
         for mistake in self.mistakes:
             if all(
                 not _difference(got, _outcome(case, mistake.implementation), self.tolerance)
@@ -117,8 +117,8 @@ class Exercise:
 
 @dataclass(frozen=True)
 class OpenExercise:
-    """An exercise without a single right answer: a task, a rubric to judge one's own answer by, and a
-    worked answer (Markdown)."""
+    """An exercise without a single right answer: a task, a rubric to judge one's own answer by,
+    and a worked answer (Markdown)."""
 
     id: str
     title: str
@@ -141,14 +141,16 @@ class OpenExercise:
 
     def check(self, candidate: Any) -> Check:
         """An open exercise is judged by its rubric, not by a program: always "not attempted"."""
-        return Check("not attempted", f'open: judge your answer by the rubric in solution("{self.id}")')
+        return Check(
+            "not attempted", f'open: judge your answer by the rubric in solution("{self.id}")'
+        )
 
 
 def fill_(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Give a module reproducible parameters, drawn in the order of their names, and set it to eval().
+    """Give a module reproducible parameters, in the order of their names; set it to eval().
 
-    Two modules whose parameters have the same names and shapes get the same values, whatever the order
-    in which they were made. Returns the module.
+    Two modules whose parameters have the same names and shapes get the same values, whatever the
+    order in which they were made. Returns the module.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -240,7 +242,8 @@ def _difference(got: _Outcome, expected: _Outcome, tolerance: float) -> str | No
         what = f"it raised {type(got.error).__name__}: {_first_line(got.error)}"
         return what + (f"\n  in your line: {got.where}" if got.where else "")
     if expected.error is not None:
-        return f"it should have raised {type(expected.error).__name__}, and returned {_describe(got.value)}."
+        wanted = type(expected.error).__name__
+        return f"it should have raised {wanted}, and returned {_describe(got.value)}."
     return _unequal(got.value, expected.value, tolerance, "the result")
 
 
@@ -294,7 +297,8 @@ def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, (tuple, list)):
-        return f"{len(value)} values ({', '.join(_describe(v) for v in value[:3])}{', …' * (len(value) > 3)})"
+        parts = [_describe(v) for v in value[:3]] + ["…"] * (len(value) > 3)
+        return f"{len(value)} values ({', '.join(parts)})"
     text = f"{value:.6g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 80 else text[:77] + "…"
 
@@ -342,7 +346,9 @@ def nearest(name: str, names) -> str:
 def find_exercise(id: str) -> Exercise | OpenExercise:
     """The exercise of that id. Raises ValueError, naming the nearest id, if there is none."""
     if id not in _exercises():
-        raise ValueError(f"there is no exercise {id!r}; the nearest is {nearest(id, _exercises())!r}")
+        raise ValueError(
+            f"there is no exercise {id!r}; the nearest is {nearest(id, _exercises())!r}"
+        )
     return _exercises()[id]
 
 
@@ -350,28 +356,33 @@ def find_exercise(id: str) -> Exercise | OpenExercise:
 
 
 def exercise(id: str) -> Callable[[Any], Any]:
-    """Decorate the function or class that answers an exercise: it is checked at once, one line is printed.
+    """Decorate the function or class that answers an exercise: it is checked at once.
 
-    Returns the reader's code when it is right, and then keeps it in `mine/`; otherwise the reference.
-    Raises ValueError, naming the nearest id, for an exercise that does not exist.
+    Returns the reader's code when it is right, and then keeps it in `mine/`; otherwise the
+    reference. Raises ValueError, naming the nearest id, for an exercise that does not exist.
     """
     found = find_exercise(id)
     if found.kind == "open":
-        raise ValueError(f'{id!r} is an open exercise: nothing to decorate; solution("{id}") has its rubric')
+        raise ValueError(
+            f'{id!r} is an open exercise: nothing to decorate; solution("{id}") has its rubric'
+        )
 
     def decorate(candidate: Any) -> Any:
         from course_utils.classroom import mine, progress  # they need this module
 
         result = found.check(candidate)
         if result.status == "not attempted":
-            count = f"{len(found.hints)} hint{'s' * (len(found.hints) > 1)}"
-            print(f"○ {id}: not attempted yet; the lesson goes on with the reference. "
-                  f'hint("{id}") gives the first of {count}.')  # fmt: skip
+            print(
+                f"○ {id}: not attempted yet; the lesson goes on with the reference.\n"
+                f'  hint("{id}") gives the first of {len(found.hints)} hints.'
+            )
             return found.reference
         progress.record(id, passed=result.status == "passed")
         if result.status == "failed":
-            print(f"✗ {id}: {result.message}\n  The lesson goes on with the reference. "
-                  f'hint("{id}") gives a hint.')  # fmt: skip
+            print(
+                f"✗ {id}: {result.message}\n"
+                f'  The lesson goes on with the reference. hint("{id}") gives a hint.'
+            )
             return found.reference
         print(f"✓ {id}: {result.message}. {mine.save(found, candidate)}")
         return candidate
@@ -387,13 +398,13 @@ def hint(id: str) -> None:
     found = find_exercise(id)
     given = _hints_given.get(id, 0) % len(found.hints)
     _hints_given[id] = given + 1
-    last = ' That was the last one; solution("' + id + '") shows the reference.'
-    print(f"Hint {given + 1} of {len(found.hints)}: {found.hints[given]}"
-          + (last if given + 1 == len(found.hints) else ""))  # fmt: skip
+    print(f"Hint {given + 1} of {len(found.hints)}: {found.hints[given]}")
+    if given + 1 == len(found.hints):
+        print(f'That was the last one; solution("{id}") shows the reference.')
 
 
 class Solution:
-    """A folded answer: opens on a click in a notebook, prints its title elsewhere. Made by `solution`."""
+    """A folded answer: a click opens it in a notebook. Made by `solution`."""
 
     def __init__(self, summary: str, markdown: str):
         self.summary, self.markdown = summary, markdown

@@ -28,8 +28,12 @@ LESSONS = {
 
 
 def lesson_title(lesson: str) -> str:
-    """The title of a lesson, "01" -> "attention from scratch". Raises ValueError if there is none."""
+    """The title of a lesson, "01" -> "attention from scratch". Raises ValueError if there is
+    none.
+    """
     if lesson not in LESSONS:
         near = get_close_matches(str(lesson).zfill(2), LESSONS, n=1, cutoff=0.0)[0]
-        raise ValueError(f"there is no lesson {lesson!r}; lessons are written as text, e.g. {near!r}")
+        raise ValueError(
+            f"there is no lesson {lesson!r}; lessons are written as text, e.g. {near!r}"
+        )
     return LESSONS[lesson]

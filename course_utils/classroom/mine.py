@@ -1,7 +1,8 @@
-"""The reader's own code: a passing answer is kept in `mine/`, and `use_mine()` runs later lessons on it.
+"""The reader's own code: kept in `mine/` when it passes, and put to work by `use_mine()`.
 
-`mine/` holds one readable module a topic. Each block begins with a heading that names its exercise, the
-object it defines, the lesson and the date; the blocks of a module share one namespace, top to bottom.
+`mine/` holds one readable module a topic. Each block begins with a heading that names its
+exercise, the object it defines, the lesson and the date; the blocks of a module share one
+namespace, top to bottom.
 """
 
 import ast
@@ -18,10 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from course_utils.classroom.exercises import Exercise, all_exercises, _code_file
+from course_utils.classroom.exercises import Exercise, _code_file, all_exercises
 from course_utils.classroom.lessons import REPOSITORY
 
-_HEADING = re.compile(r"^# ---- (?P<id>\S+) · (?P<name>\w+) · lesson (?P<lesson>\d\d) · passed (?P<date>\S+) ----$")
+_HEADING = re.compile(
+    r"^# ---- (?P<id>\S+) · (?P<name>\w+) · lesson (?P<lesson>\d\d) · passed (?P<date>\S+) ----$"
+)
 
 
 def mine_folder() -> Path:
@@ -40,7 +43,7 @@ class _CannotKeep(Exception):
 
 
 def save(exercise: Exercise, candidate: Any) -> str:
-    """Write a passing answer into its topic's module; return the sentence that says so (or why not)."""
+    """Write a passing answer into its topic's module; return the sentence that says so."""
     try:
         above = {value.__name__ for topic, value in _kept if topic == exercise.topic}
         code = _source_with_needs(candidate, candidate.__name__, above)
@@ -55,8 +58,10 @@ def save(exercise: Exercise, candidate: Any) -> str:
     blocks[exercise.id] = _Block(exercise.id, candidate.__name__, f"{heading}\n{code}\n", path, 0)
     # In the lesson's order: a block may use the blocks above it.
     order = {one.id: i for i, one in enumerate(all_exercises())}
-    whole = [f'"""Your own {exercise.topic}: each block as it passed its exercise. Yours to read and edit."""\n']
-    whole += [b.text.rstrip() + "\n" for b in sorted(blocks.values(), key=lambda b: order.get(b.id, 999))]
+    whole = [f'"""Your own {exercise.topic}, block by block. Yours to read and to edit."""\n']
+    whole += [
+        b.text.rstrip() + "\n" for b in sorted(blocks.values(), key=lambda b: order.get(b.id, 999))
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_text("\n\n".join(whole), encoding="utf-8")
@@ -73,8 +78,11 @@ def _source_with_needs(value: Any, name: str, seen: set[str]) -> str:
     seen.add(name)
     source = _source(value, name)
     # Only functions have __globals__; a class shows them through any function of its body.
-    function = value if hasattr(value, "__globals__") else next(
-        (f for f in vars(value).values() if hasattr(f, "__globals__")), None)  # fmt: skip
+    function = (
+        value
+        if hasattr(value, "__globals__")
+        else next((f for f in vars(value).values() if hasattr(f, "__globals__")), None)
+    )
     scope = function.__globals__ if function is not None else {}
     imports, helpers = set(), []
     for used in sorted(_global_names(source) - seen):
@@ -100,11 +108,13 @@ def _add_need(value: Any, name: str, imports: set[str], helpers: list[str], seen
     elif _is_constant(value):
         helpers.append(f"{name} = {value!r}\n")
     else:
-        raise _CannotKeep(f"it uses {name!r}, which only this notebook has; pass it in or write it inside.")
+        raise _CannotKeep(
+            f"it uses {name!r}, which only this notebook has; pass it in or write it inside."
+        )
 
 
 def _home(value: Any) -> tuple[str, str] | None:
-    """Where a value can be imported from: the course's module first (it may hold the reader's version)."""
+    """Where a value can be imported from; a reference module may hold the reader's version."""
     for module_name, module in _reference_modules():
         for public, held in vars(module).items():
             own = getattr(value, "__module__", "")
@@ -124,7 +134,7 @@ def _is_constant(value: Any) -> bool:
 
 
 def _source(value: Any, name: str) -> str:
-    """The text of a function or class without its decorators, as written in its file or notebook cell.
+    """The text of a function or class without its decorators, as its file or cell has it.
 
     `inspect.getsource` finds functions of a notebook but not its classes; the cell's text has both.
     """
@@ -133,16 +143,23 @@ def _source(value: Any, name: str) -> str:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, kinds) and n.name == name]
     if not nodes:
-        raise _CannotKeep(f"the text of {name or 'it'} was not found; write it with def or class in a cell.")
+        raise _CannotKeep(
+            f"the text of {name or 'it'} was not found; write it with def or class in a cell."
+        )
     return ast.get_source_segment(text, nodes[-1]) + "\n"
 
 
 def _global_names(source: str) -> set[str]:
     """The names that a piece of code reads from outside itself."""
-    def walk(scope) -> set[str]:  # fmt: skip
+
+    def walk(scope) -> set[str]:
         names = {s.get_name() for s in scope.get_symbols() if s.is_global() and s.is_referenced()}
         if scope.get_type() == "module":  # base classes, defaults and annotations are read out here
-            names |= {s.get_name() for s in scope.get_symbols() if s.is_referenced() and not s.is_assigned()}
+            names |= {
+                s.get_name()
+                for s in scope.get_symbols()
+                if s.is_referenced() and not s.is_assigned()
+            }
         return names.union(*map(walk, scope.get_children()))
 
     return walk(symtable.symtable(source, "<answer>", "exec"))
@@ -193,8 +210,8 @@ _in_place: dict[str, Any] = {}  # exercise id -> the reader's object that stands
 def use_mine(on: bool = True) -> None:
     """Put the reader's own passing blocks in the reference's place, for this kernel, and say which.
 
-    Every block is checked again first: one that no longer passes is left out, with a line that says why.
-    use_mine(False) goes back to the reference.
+    Every block is checked again first: one that no longer passes is left out, with a line that
+    says why. use_mine(False) goes back to the reference.
     """
     exercises = {one.id: one for one in all_exercises()}
     for id, current in list(_in_place.items()):
@@ -210,14 +227,14 @@ def use_mine(on: bool = True) -> None:
     if _in_place:
         print(f"{len(_in_place)} of {total} blocks are yours: {', '.join(_in_place)}.")
     else:
-        print("Every block is the reference: none of yours yet. What you solve in the exercises is kept "
-              "in mine/,\nand this call puts it to work.")  # fmt: skip
+        print("None of yours yet: every block is the reference.")
+        print("What you solve in the exercises is kept in mine/, and this call puts it to work.")
     for line in left_out:
         print(f"Left out: {line}")
 
 
 def _install_module(path: Path, exercises: dict) -> list[str]:
-    """Run one module of `mine/` block by block and install what passes; return a line for the rest."""
+    """Run one module of `mine/` block by block, install what passes, say what does not."""
     left_out = []
     text = path.read_text(encoding="utf-8")
     filename = f"mine/{path.name}"
@@ -229,7 +246,8 @@ def _install_module(path: Path, exercises: dict) -> list[str]:
             left_out.append(f"{block.id}: there is no such exercise (any more).")
             continue
         try:
-            # As many empty lines above as in the file, so that error messages give its line numbers.
+            # As many empty lines above as in the file, so that error messages give its line
+            # numbers.
             exec(compile("\n" * block.line + block.text, filename, "exec"), namespace)
             candidate = namespace[block.name]
         except Exception as error:

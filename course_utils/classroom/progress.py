@@ -20,7 +20,7 @@ def progress_file() -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What is stored; an unreadable file counts as empty, since progress must never stop a lesson."""
+    """What is stored; an unreadable file is empty: progress must never stop a lesson."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -47,19 +47,30 @@ def progress() -> Table:
     """The board of all lessons: every exercise, how it stands, attempts, difficulty and minutes."""
     stored = _read(progress_file())
     columns: dict[str, list] = {
-        "lesson": [], "exercise": [], "state": [], "attempts": [], "difficulty": [], "minutes": []
-    }  # fmt: skip
+        "lesson": [],
+        "exercise": [],
+        "state": [],
+        "attempts": [],
+        "difficulty": [],
+        "minutes": [],
+    }
     exercises = all_exercises()
     for one in exercises:
         entry = stored.get(one.id, {})
         state = "✓ passed" if entry.get("passed") else "✗ tried" if entry else "○ to do"
         row = (
-            f"{one.lesson} {LESSONS[one.lesson]}", one.id, "· open" if one.kind == "open" else state,
-            entry.get("attempts", 0), "●" * one.difficulty, one.minutes,
-        )  # fmt: skip
+            f"{one.lesson} {LESSONS[one.lesson]}",
+            one.id,
+            "· open" if one.kind == "open" else state,
+            entry.get("attempts", 0),
+            "●" * one.difficulty,
+            one.minutes,
+        )
         for column, value in zip(columns.values(), row):
             column.append(value)
     graded = [one for one in exercises if one.kind != "open"]
     done = sum(bool(stored.get(one.id, {}).get("passed")) for one in graded)
     left = sum(one.minutes for one in graded if not stored.get(one.id, {}).get("passed"))
-    return table(columns, caption=f"{done} of {len(graded)} exercises passed; about {left} minutes to go")
+    return table(
+        columns, caption=f"{done} of {len(graded)} exercises passed; about {left} minutes to go"
+    )

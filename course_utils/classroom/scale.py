@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 
 def scale_name() -> str:
-    """'small' (default: no network, minutes on a laptop) or 'full' (real data, a GPU), from COURSE_SCALE."""
+    """'small' (no network, minutes on a laptop; the default) or 'full', from COURSE_SCALE."""
     name = os.environ.get("COURSE_SCALE") or "small"
     if name not in ("small", "full"):
         raise ValueError(f"COURSE_SCALE is {name!r}: set it to small or full, or leave it unset.")
@@ -23,5 +23,7 @@ def scale(small: dict, full: dict) -> SimpleNamespace:
     """
     if small.keys() != full.keys():
         odd = ", ".join(sorted(small.keys() ^ full.keys()))
-        raise ValueError(f"the scales small and full must name the same numbers; only in one: {odd}")
+        raise ValueError(
+            f"the scales small and full must name the same numbers; only in one: {odd}"
+        )
     return SimpleNamespace(**(small if scale_name() == "small" else full))

@@ -16,8 +16,8 @@ from course_utils.classroom.scale import scale_name
 def start(lesson: str, seed: int = 0) -> None:
     """Set the plot style, seed the random generators, quiet the libraries; print one line.
 
-    lesson: its number as text, "01". seed: for Python's, NumPy's and PyTorch's generators; a cell that
-    must not depend on the cells before it seeds again.
+    lesson: its number as text, "01". seed: for Python's, NumPy's and PyTorch's generators; a cell
+    that must not depend on the cells before it seeds again.
 
     Raises ValueError for a lesson that does not exist.
     """
@@ -27,7 +27,8 @@ def start(lesson: str, seed: int = 0) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_printoptions(precision=3, sci_mode=False, linewidth=100)
-    # Libraries announce progress and deprecations of their own internals: none of the reader's business.
+    # Libraries announce progress and deprecations of their own internals: none of the reader's
+    # business.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,10 +1,11 @@
 """How figures, tables and numbers look in every lesson.
 
-The same thing has the same colour in all lessons: take it from COLOR by its name, never by a hex code.
+The same thing has the same colour in all lessons: take it from COLOR by its name.
 """
 
+from collections.abc import Sequence
 from html import escape
-from typing import Any, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -74,10 +75,10 @@ def use_style() -> None:
 
 
 def _png_without_metadata() -> None:
-    """Keep matplotlib's version out of stored figures, so that rendering twice gives the same bytes."""
+    """Keep matplotlib's version out of stored figures: rendering twice gives the same bytes."""
     try:
-        from matplotlib_inline.config import InlineBackend
         from IPython import get_ipython
+        from matplotlib_inline.config import InlineBackend
 
         if get_ipython() is not None:
             backend = InlineBackend.instance(parent=get_ipython())
@@ -101,7 +102,8 @@ def figure(columns: int = 1, rows: int = 1, height: float | None = None, **subpl
 def label_lines(ax, gap: float = 0.015, **text_kw: Any) -> None:
     """Write each labelled line's name at its right end, in its colour, instead of a legend.
 
-    Names that would overlap are pushed apart. gap: distance to the line, as a fraction of the width.
+    Names that would overlap are pushed apart. gap: distance to the line, as a fraction of the
+    width.
     """
     lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
     ax.figure.canvas.draw()  # the axes' limits and place are known only now
@@ -117,9 +119,18 @@ def label_lines(ax, gap: float = 0.015, **text_kw: Any) -> None:
         above[1] = max(above[1], below[1] + step)
     overshoot = ends[-1][1] - 1.0 if ends else 0
     for x, y, line in ends:
-        ax.text(x + gap, y - max(overshoot, 0), line.get_label(), color=line.get_color(),
-                transform=ax.transAxes, va="center", ha="left", fontsize=size, clip_on=False,
-                **text_kw)  # fmt: skip
+        ax.text(
+            x + gap,
+            y - max(overshoot, 0),
+            line.get_label(),
+            color=line.get_color(),
+            transform=ax.transAxes,
+            va="center",
+            ha="left",
+            fontsize=size,
+            clip_on=False,
+            **text_kw,
+        )
 
 
 def show(*tensors: Tensor | float, digits: int = 3) -> None:
@@ -130,7 +141,9 @@ def show(*tensors: Tensor | float, digits: int = 3) -> None:
     for tensor in tensors:
         tensor = torch.as_tensor(tensor).detach().cpu()
         if tensor.ndim > 2:
-            raise ValueError(f"show() prints at most two axes; got a tensor of shape {tuple(tensor.shape)}")
+            raise ValueError(
+                f"show() prints at most two axes; got a tensor of shape {tuple(tensor.shape)}"
+            )
         print("\n".join(_row(row, digits) for row in (tensor if tensor.ndim == 2 else [tensor])))
 
 
@@ -141,7 +154,7 @@ def _row(row: Tensor, digits: int) -> str:
 
 
 def format_number(value: Any, digits: int = 3) -> str:
-    """A float with `digits` decimals and never as "-0.000"; whole numbers with thin groups; text as it is."""
+    """Floats with `digits` decimals, never "-0.000"; integers in groups of three; text as is."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "–"}[value]
     if isinstance(value, float):
@@ -151,20 +164,24 @@ def format_number(value: Any, digits: int = 3) -> str:
 
 
 class Table:
-    """A small table that shows as HTML in a notebook and as aligned text elsewhere. Made by `table`."""
+    """A small table, HTML in a notebook and aligned text elsewhere. Made by `table`."""
 
-    def __init__(self, header: list[str], rows: list[list[str]], best: int | None, caption: str | None):
+    def __init__(
+        self, header: list[str], rows: list[list[str]], best: int | None, caption: str | None
+    ):
         self.header, self.rows, self.best, self.caption = header, rows, best, caption
-        self.numeric = [
-            all(_looks_numeric(row[i]) for row in rows) for i in range(len(header))
-        ]
+        self.numeric = [all(_looks_numeric(row[i]) for row in rows) for i in range(len(header))]
 
     def __repr__(self) -> str:
         marked = [["* " * (i == self.best) + row[0], *row[1:]] for i, row in enumerate(self.rows)]
         widths = [max(map(len, column)) for column in zip(self.header, *marked)]
-        def line(cells):  # fmt: skip
-            parts = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, self.numeric))
+
+        def line(cells):
+            parts = (
+                c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, self.numeric)
+            )
             return "  ".join(parts).rstrip()
+
         lines = [line(self.header), "  ".join("-" * w for w in widths), *map(line, marked)]
         return "\n".join(([self.caption] if self.caption else []) + lines)
 
@@ -181,7 +198,8 @@ class Table:
             row = [row[0] + " ◂ best", *row[1:]] if i == self.best else row
             body += f"<tr{style}>{cells('td', row)}</tr>"
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
-        return f"<table>{caption}<thead><tr>{cells('th', self.header)}</tr></thead><tbody>{body}</tbody></table>"
+        head = f"<thead><tr>{cells('th', self.header)}</tr></thead>"
+        return f"<table>{caption}{head}<tbody>{body}</tbody></table>"
 
 
 def _looks_numeric(text: str) -> bool:
@@ -215,6 +233,8 @@ def table(
     if best is not None:
         name, _, which = best.partition(":")
         if name not in plain or which not in ("max", "min"):
-            raise ValueError(f'best is {best!r}: write "column:max" or "column:min", column one of {list(plain)}')
+            raise ValueError(
+                f'best is {best!r}: write "column:max" or "column:min", column one of {list(plain)}'
+            )
         row = plain[name].index((max if which == "max" else min)(plain[name]))
     return Table(list(columns), [list(r) for r in zip(*text)], row, caption)
