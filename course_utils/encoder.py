@@ -11,8 +11,9 @@ from course_utils.layers import FeedForward, LayerNorm
 class EncoderOutput(NamedTuple):
     """What an `Encoder` returns.
 
-    `last_hidden_state` (batch, tokens, hidden_size); `hidden_states` the input and every layer's output,
-    num_layers + 1 of them, or None; `attentions` every layer's (batch, heads, queries, keys), or None.
+    `last_hidden_state` (batch, tokens, hidden_size); `hidden_states` the input and every layer's
+    output, num_layers + 1 of them, or None; `attentions` every layer's (batch, heads, queries,
+    keys), or None.
     """
 
     last_hidden_state: Tensor
@@ -21,7 +22,7 @@ class EncoderOutput(NamedTuple):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention, then feed-forward; around each a residual connection and a layer normalization.
+    """Self-attention, then feed-forward; around each a residual connection and a LayerNorm.
 
     norm="post", BERT's:    x = LayerNorm(x + attention(x));   x = LayerNorm(x + feed_forward(x))
     norm="pre", GPT-2's:    x = x + attention(LayerNorm(x));   x = x + feed_forward(LayerNorm(x))
@@ -38,8 +39,8 @@ class EncoderLayer(nn.Module):
     Raises:
         ValueError: norm is neither "post" nor "pre".
 
-    Source: Vaswani et al. 2017, section 3.1 and 5.4 (post-norm); Xiong et al. 2020, *On Layer Normalization in
-    the Transformer Architecture*, figure 1 (both).
+    Source: Vaswani et al. 2017, section 3.1 and 5.4 (post-norm); Xiong et al. 2020, *On Layer
+    Normalization in the Transformer Architecture*, figure 1 (both).
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Encoder(nn.Module):
         dropout, activation, norm, eps: see `EncoderLayer`.
         initializer_range: standard deviation of the linear layers' first weights.
 
-    With norm="pre" a last LayerNorm follows the stack: without it nothing would bound the sum of all residuals.
+    With norm="pre" a last LayerNorm follows the stack: without it nothing would bound the sum of
+    all residuals.
 
     Source: Devlin et al. 2019, section 3; Vaswani et al. 2017, section 3.1.
     """
@@ -119,7 +121,8 @@ class Encoder(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """hidden_states (batch, tokens, hidden_size), mask as for MultiHeadAttention (True = may attend)."""
+        """hidden_states (batch, tokens, hidden_size); mask as for MultiHeadAttention (True = may
+        attend), the same for all layers."""
         all_states, all_weights = [hidden_states], []
         for layer in self.layers:
             hidden_states, weights = layer(hidden_states, mask, need_weights=output_attentions)
@@ -134,10 +137,10 @@ class Encoder(nn.Module):
 
 
 def initialize(module: nn.Module, initializer_range: float = 0.02) -> None:
-    """Give every linear layer and embedding in `module` BERT's first weights: normal(0, 0.02), biases zero.
+    """Give each linear layer and embedding BERT's first weights: normal(0, 0.02), biases zero.
 
-    LayerNorm starts as weight 1, bias 0 by itself. Google's code draws from a normal cut at two standard
-    deviations, Hugging Face's (and this) from the whole normal.
+    LayerNorm starts as weight 1, bias 0 by itself. Google's code draws from a normal cut at two
+    standard deviations, Hugging Face's (and this) from the whole normal.
 
     Source: google-research/bert, `modeling.py`, `create_initializer`; Hugging Face Transformers,
     `BertPreTrainedModel`.
@@ -151,7 +154,8 @@ def initialize(module: nn.Module, initializer_range: float = 0.02) -> None:
 
 def encoder_layer_parameters(hidden_size: int, intermediate_size: int) -> int:
     """Learned numbers in one encoder layer; 7,087,872 for BERT-base (768, 3072)."""
-    attention = 4 * (hidden_size * hidden_size + hidden_size)  # query, key, value, output: weights + biases
+    # query, key, value and output projection: weights + biases
+    attention = 4 * (hidden_size * hidden_size + hidden_size)
     expand = hidden_size * intermediate_size + intermediate_size
     contract = intermediate_size * hidden_size + hidden_size
     norms = 2 * (hidden_size + hidden_size)  # two LayerNorms, each a scale and a shift
@@ -159,11 +163,11 @@ def encoder_layer_parameters(hidden_size: int, intermediate_size: int) -> int:
 
 
 def encoder_layer_flops(tokens: int, hidden_size: int, intermediate_size: int) -> int:
-    """Floating-point operations of one layer's matrix products, forward, for one sequence of `tokens` tokens.
+    """FLOPs of one layer's matrix products, forward, for one sequence of `tokens` tokens.
 
-    A product (n × a) · (a × b) is n·a·b multiplications and as many additions: 2·n·a·b. Softmax, LayerNorm,
-    GELU, biases and residuals are left out, as profilers do; they are under 1 % at BERT's sizes.
-    The number of heads does not appear: h heads of width d/h cost what one of width d costs.
+    A product (n × a) · (a × b) is n·a·b multiplications and as many additions: 2·n·a·b. Softmax,
+    LayerNorm, GELU, biases and residuals are left out, as profilers do: they are about 1 % at
+    BERT's sizes. The number of heads does not appear: h heads of width d/h cost what one of width d costs.
     """
     projections = 4 * 2 * tokens * hidden_size * hidden_size
     feed_forward = 2 * 2 * tokens * hidden_size * intermediate_size

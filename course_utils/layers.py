@@ -1,8 +1,9 @@
-"""Lesson 02: the parts of a Transformer layer besides attention: GELU, layer normalization, feed-forward.
+"""Lesson 02: what a Transformer layer holds besides attention: GELU, LayerNorm, feed-forward.
 
-GELU and layer normalization are written twice: once as the formula, once as PyTorch's single kernel. The two
-give the same numbers (tests/test_layers.py); the kernel reads and writes memory once where the formula does
-four or five times. `FUSED = False` makes this module compute by the formulas.
+GELU and layer normalization are written twice: once as the formula, once as PyTorch's single
+kernel. The two give the same numbers (tests/test_layers.py); the kernel reads and writes memory
+once where the formula does four or five times. `FUSED = False` makes this module compute by the
+formulas.
 """
 
 import math
@@ -15,7 +16,7 @@ FUSED = True
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x · Φ(x), with Φ the distribution function of the standard normal: the chance that a draw is below x.
+    """x · Φ(x), where Φ(x) is the chance that a draw from a standard normal is below x.
 
     Args:
         x: any shape, floating point.
@@ -26,12 +27,12 @@ def gelu(x: Tensor) -> Tensor:
     Source: Hendrycks and Gimpel 2016, *Gaussian Error Linear Units*, section 2.
     """
     if FUSED:
-        return F.gelu(x)
+        return F.gelu(x)  # the formula below, in one pass over memory
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU with Φ approximated through tanh; within 5e-4 of `gelu` everywhere. What Google's BERT code computes.
+    """GELU with Φ approximated through tanh: within 5e-4 of `gelu`; what Google's BERT computes.
 
     Args:
         x: any shape, floating point.
@@ -47,7 +48,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 class LayerNorm(nn.Module):
-    """Give each token's vector mean 0 and variance 1, then a learned scale and shift for each feature.
+    """Give each token's vector mean 0 and variance 1, then a learned scale and shift a feature.
 
     The statistics are those of one token's features: no other token and no other sentence enters.
 
@@ -90,16 +91,16 @@ class FeedForward(nn.Module):
         hidden_size: width of a token's vector (768 in BERT-base).
         intermediate_size: width in between (3072, four times as wide).
         activation: "gelu", "gelu_tanh" or "relu".
-        dropout: probability after the second layer, as in BERT. (`nn.TransformerEncoderLayer` has another
-            dropout between the two.)
+        dropout: probability after the second layer, as in BERT. (`nn.TransformerEncoderLayer` has
+            another dropout between the two.)
 
     Shapes: (..., hidden_size) → (..., hidden_size).
 
     Raises:
         ValueError: unknown activation.
 
-    Source: Vaswani et al. 2017, *Attention Is All You Need*, section 3.3 (with ReLU); Devlin et al. 2019,
-    *BERT*, appendix A.2 (GELU).
+    Source: Vaswani et al. 2017, *Attention Is All You Need*, section 3.3 (with ReLU); Devlin et al.
+    2019, *BERT*, appendix A.2 (GELU).
     """
 
     def __init__(
@@ -111,7 +112,9 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ("gelu", "gelu_tanh", "relu"):
-            raise ValueError(f'activation {activation!r} is unknown; take "gelu", "gelu_tanh" or "relu".')
+            raise ValueError(
+                f'activation {activation!r} is unknown; take "gelu", "gelu_tanh" or "relu".'
+            )
         self.activation = activation
         self.expand = nn.Linear(hidden_size, intermediate_size)
         self.contract = nn.Linear(intermediate_size, hidden_size)

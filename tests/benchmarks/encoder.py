@@ -1,9 +1,11 @@
-"""Time the course's encoder against torch.nn.TransformerEncoder: same shapes, eval mode, no attention weights.
+"""Time the course's encoder against torch.nn.TransformerEncoder, without attention weights.
 
-    python3 tests/benchmarks/encoder.py [--layers 12 --hidden 768 --heads 12 --batch 8 --tokens 128 --rounds 9]
+    python3 tests/benchmarks/encoder.py
+    python3 tests/benchmarks/encoder.py --layers 4 --hidden 256 --heads 4 --batch 8 --tokens 64
 
-Both run in turn within one process, so that a busy machine slows both; medians and their ratio are printed, once
-with the fused kernels and once with the formulas (`layers.FUSED = False`).
+Same shapes, eval mode, no gradients. The contestants run in turn within one process, so that a busy
+machine slows all of them; medians and ratios are printed, ours once with the fused kernels and once
+by the formulas (`layers.FUSED = False`).
 """
 
 import argparse
@@ -19,14 +21,17 @@ from course_utils.encoder import Encoder
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in dict(layers=12, hidden=768, heads=12, batch=8, tokens=128, rounds=9).items():
+    defaults = dict(layers=12, hidden=768, heads=12, batch=8, tokens=128, rounds=9)
+    for name, default in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     hidden, wide = options.hidden, 4 * options.hidden
 
     ours = Encoder(options.layers, hidden, options.heads, wide).eval()
-    layer = nn.TransformerEncoderLayer(hidden, options.heads, wide, activation="gelu", batch_first=True)
-    theirs = nn.TransformerEncoder(layer, options.layers).eval()  # eval without gradients: PyTorch's own fast path
+    layer = nn.TransformerEncoderLayer(
+        hidden, options.heads, wide, activation="gelu", batch_first=True
+    )
+    theirs = nn.TransformerEncoder(layer, options.layers).eval()  # takes PyTorch's own fast path
     x = torch.randn(options.batch, options.tokens, hidden)
 
     def run_ours(fused: bool) -> None:
@@ -49,7 +54,8 @@ def main() -> None:
     layers.FUSED = True
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = medians["nn.TransformerEncoder"]
-    print(f"{options.layers} × {hidden}, batch {options.batch} × {options.tokens} tokens, {torch.get_num_threads()} threads")
+    shape = f"{options.layers} × {hidden}, batch {options.batch} × {options.tokens} tokens"
+    print(f"{shape}, {torch.get_num_threads()} threads")
     for name, median in medians.items():
         print(f"{name:24s} {1000 * median:9.2f} ms   ratio {median / base:.2f}")
 
