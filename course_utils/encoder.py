@@ -24,8 +24,10 @@ class EncoderOutput(NamedTuple):
 class EncoderLayer(nn.Module):
     """Self-attention, then feed-forward; around each a residual connection and a LayerNorm.
 
-    norm="post", BERT's:    x = LayerNorm(x + attention(x));   x = LayerNorm(x + feed_forward(x))
-    norm="pre", GPT-2's:    x = x + attention(LayerNorm(x));   x = x + feed_forward(LayerNorm(x))
+    Post-norm, as in BERT and the original Transformer: the LayerNorm stands on the main road, after
+    the residual sum.
+
+        x = LayerNorm(x + attention(x));   x = LayerNorm(x + feed_forward(x))
 
     Args:
         hidden_size: width of a token's vector; num_heads must divide it.
@@ -33,14 +35,12 @@ class EncoderLayer(nn.Module):
         intermediate_size: width inside the feed-forward part.
         dropout: probability on the attention weights and on what each part adds.
         activation: "gelu", "gelu_tanh" or "relu".
-        norm: "post" or "pre".
         eps: LayerNorm's.
 
     Raises:
-        ValueError: norm is neither "post" nor "pre".
+        ValueError: unknown activation; num_heads does not divide hidden_size.
 
-    Source: Vaswani et al. 2017, section 3.1 and 5.4 (post-norm); Xiong et al. 2020, *On Layer
-    Normalization in the Transformer Architecture*, figure 1 (both).
+    Source: Vaswani et al. 2017, sections 3.1 and 5.4; Devlin et al. 2019, section 3.
     """
 
     def __init__(
@@ -50,13 +50,9 @@ class EncoderLayer(nn.Module):
         intermediate_size: int,
         dropout: float = 0.1,
         activation: str = "gelu",
-        norm: str = "post",
         eps: float = 1e-12,
     ) -> None:
         super().__init__()
-        if norm not in ("post", "pre"):
-            raise ValueError(f'norm is {norm!r}; take "post" (BERT) or "pre" (GPT-2).')
-        self.norm = norm
         self.attention = MultiHeadAttention(hidden_size, num_heads, dropout)
         self.attention_norm = LayerNorm(hidden_size, eps)
         self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
@@ -68,15 +64,29 @@ class EncoderLayer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (batch, tokens, hidden_size), mask as for MultiHeadAttention (True = may attend)
         → output (batch, tokens, hidden_size), weights (batch, heads, queries, keys) or None."""
-        if self.norm == "post":
-            attended, weights = self.attention(x, x, x, mask, need_weights)
-            x = self.attention_norm(x + self.dropout(attended))
-            x = self.feed_forward_norm(x + self.feed_forward(x))  # it ends with its own dropout
-        else:
-            normed = self.attention_norm(x)
-            attended, weights = self.attention(normed, normed, normed, mask, need_weights)
-            x = x + self.dropout(attended)
-            x = x + self.feed_forward(self.feed_forward_norm(x))
+        attended, weights = self.attention(x, x, x, mask, need_weights)
+        x = self.attention_norm(x + self.dropout(attended))
+        x = self.feed_forward_norm(x + self.feed_forward(x))  # it ends with its own dropout
+        return x, weights
+
+
+class PreNormEncoderLayer(EncoderLayer):
+    """The same parts in another order, as in GPT-2: LayerNorm on what each part reads.
+
+        x = x + attention(LayerNorm(x));   x = x + feed_forward(LayerNorm(x))
+
+    Arguments, parameters and shapes are `EncoderLayer`'s.
+
+    Source: Xiong et al. 2020, *On Layer Normalization in the Transformer Architecture*, figure 1.
+    """
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        normed = self.attention_norm(x)
+        attended, weights = self.attention(normed, normed, normed, mask, need_weights)
+        x = x + self.dropout(attended)
+        x = x + self.feed_forward(self.feed_forward_norm(x))
         return x, weights
 
 
@@ -85,7 +95,8 @@ class Encoder(nn.Module):
 
     Args:
         num_layers, hidden_size, num_heads, intermediate_size: BERT-base is 12, 768, 12, 3072.
-        dropout, activation, norm, eps: see `EncoderLayer`.
+        dropout, activation, eps: see `EncoderLayer`.
+        norm: "post", BERT's, or "pre", GPT-2's.
         initializer_range: standard deviation of the linear layers' first weights.
 
     With norm="pre" a last LayerNorm follows the stack: without it nothing would bound the sum of
@@ -107,8 +118,11 @@ class Encoder(nn.Module):
         initializer_range: float = 0.02,
     ) -> None:
         super().__init__()
+        if norm not in ("post", "pre"):
+            raise ValueError(f'norm is {norm!r}; take "post" (BERT) or "pre" (GPT-2).')
+        layer = EncoderLayer if norm == "post" else PreNormEncoderLayer
         self.layers = nn.ModuleList(
-            EncoderLayer(hidden_size, num_heads, intermediate_size, dropout, activation, norm, eps)
+            layer(hidden_size, num_heads, intermediate_size, dropout, activation, eps)
             for _ in range(num_layers)
         )
         self.final_norm = LayerNorm(hidden_size, eps) if norm == "pre" else nn.Identity()
@@ -121,8 +135,8 @@ class Encoder(nn.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """hidden_states (batch, tokens, hidden_size); mask as for MultiHeadAttention (True = may
-        attend), the same for all layers."""
+        """hidden_states (batch, tokens, hidden_size); mask as for MultiHeadAttention, one for all
+        layers (True = may attend)."""
         all_states, all_weights = [hidden_states], []
         for layer in self.layers:
             hidden_states, weights = layer(hidden_states, mask, need_weights=output_attentions)

@@ -7,6 +7,7 @@ formulas.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,14 @@ def gelu_tanh(x: Tensor) -> Tensor:
     if FUSED:
         return F.gelu(x, approximate="tanh")
     return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def activation_function(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name: "gelu", "gelu_tanh" or "relu". Raises ValueError for others."""
+    functions = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": torch.relu}
+    if name not in functions:
+        raise ValueError(f"activation {name!r} is unknown; take one of {', '.join(functions)}.")
+    return functions[name]
 
 
 class LayerNorm(nn.Module):
@@ -111,17 +120,11 @@ class FeedForward(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if activation not in ("gelu", "gelu_tanh", "relu"):
-            raise ValueError(
-                f'activation {activation!r} is unknown; take "gelu", "gelu_tanh" or "relu".'
-            )
-        self.activation = activation
         self.expand = nn.Linear(hidden_size, intermediate_size)
         self.contract = nn.Linear(intermediate_size, hidden_size)
+        self.activation = activation_function(activation)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        # looked up at each call, so that another gelu put into this module is the one that runs
-        activation = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": torch.relu}[self.activation]
-        wide = activation(self.expand(x))  # (..., intermediate_size)
+        wide = self.activation(self.expand(x))  # (..., intermediate_size)
         return self.dropout(self.contract(wide))  # (..., hidden_size)

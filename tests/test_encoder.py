@@ -9,6 +9,7 @@ from course_utils import encoder as encoder_module
 from course_utils.encoder import (
     Encoder,
     EncoderLayer,
+    PreNormEncoderLayer,
     encoder_layer_flops,
     encoder_layer_parameters,
     initialize,
@@ -16,6 +17,7 @@ from course_utils.encoder import (
 from course_utils.layers import FeedForward, LayerNorm
 
 SETTINGS = settings(max_examples=25, deadline=None)
+LAYERS = {"post": EncoderLayer, "pre": PreNormEncoderLayer}
 
 
 def copy_weights(ours: EncoderLayer, theirs: nn.TransformerEncoderLayer) -> None:
@@ -59,7 +61,7 @@ def test_layer_equals_pytorch(
     heads, head_width, wide, batch, tokens, norm, masked, need_weights, training
 ):
     hidden = heads * head_width
-    ours = EncoderLayer(hidden, heads, wide, dropout=0.0, norm=norm, eps=1e-5)
+    ours = LAYERS[norm](hidden, heads, wide, dropout=0.0, eps=1e-5)
     theirs = nn.TransformerEncoderLayer(
         hidden, heads, wide, 0.0, "gelu", 1e-5, batch_first=True, norm_first=norm == "pre"
     )
@@ -112,7 +114,7 @@ def test_layer_is_post_norm_by_default():
 def test_pre_norm_layer_with_silent_parts_is_the_identity_and_post_norm_is_not():
     x = 10 + 5 * torch.randn(2, 3, 8)
     for norm, unchanged in (("pre", True), ("post", False)):
-        layer = EncoderLayer(8, 2, 16, norm=norm).eval()
+        layer = LAYERS[norm](8, 2, 16).eval()
         initialize(layer, 0.0)
         assert torch.equal(layer(x)[0], x) == unchanged
 
@@ -240,6 +242,6 @@ def test_all_parameters_get_a_gradient():
 
 def test_bad_norm_is_named():
     with pytest.raises(ValueError, match='"post"'):
-        EncoderLayer(8, 2, 16, norm="middle")
+        Encoder(1, 8, 2, 16, norm="middle")
     with pytest.raises(ValueError, match="divi"):
         EncoderLayer(8, 3, 16)

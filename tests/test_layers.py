@@ -121,13 +121,13 @@ def test_feed_forward_drops_out_in_training_only():
 
 
 def test_feed_forward_names_the_activations_it_knows():
-    with pytest.raises(ValueError, match='"gelu_tanh"'):
+    with pytest.raises(ValueError, match="gelu_tanh"):
         FeedForward(4, 8, activation="swish")
 
 
 def test_feed_forward_calls_the_gelu_of_this_module(monkeypatch):
-    part = FeedForward(4, 8)
     monkeypatch.setattr(layers, "gelu", torch.zeros_like)
+    part = FeedForward(4, 8)
     torch.testing.assert_close(part(torch.randn(3, 4)), part.contract.bias.expand(3, 4))
 
 
