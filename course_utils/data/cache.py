@@ -61,7 +61,7 @@ def _key(name: str, config: dict) -> str:
     try:
         text = json.dumps(config, sort_keys=True)
     except TypeError as error:
-        raise ValueError(f"the config of cache entry {name!r} must be plain JSON: {error}") from None
+        raise ValueError(f"the config of cache entry {name!r} is not plain JSON: {error}") from None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

