@@ -181,7 +181,8 @@ def encoder_layer_flops(tokens: int, hidden_size: int, intermediate_size: int) -
 
     A product (n × a) · (a × b) is n·a·b multiplications and as many additions: 2·n·a·b. Softmax,
     LayerNorm, GELU, biases and residuals are left out, as profilers do: they are about 1 % at
-    BERT's sizes. The number of heads does not appear: h heads of width d/h cost what one of width d costs.
+    BERT's sizes. The number of heads does not appear: h heads of width d/h cost what one of width
+    d costs.
     """
     projections = 4 * 2 * tokens * hidden_size * hidden_size
     feed_forward = 2 * 2 * tokens * hidden_size * intermediate_size
