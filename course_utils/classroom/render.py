@@ -140,8 +140,10 @@ def cell_ids(cells: list[NotebookNode]) -> list[str]:
     return ids
 
 
-def plain_widget(data: dict) -> dict:
-    """A widget lives in a kernel only: keep one line in its place; of a progress bar, nothing."""
+def still(data: dict) -> dict:
+    """A widget lives in a kernel only: keep the picture beside it, or one line in its place."""
+    if "image/png" in data:
+        return {mime: content for mime, content in data.items() if mime != WIDGET}
     is_bar = re.match(r"\s*\d+%\||.*\d+it \[", data.get("text/plain", ""))
     return {"text/plain": "" if is_bar else WIDGET_NOTE}
 
@@ -169,7 +171,7 @@ def normalise(notebook: NotebookNode) -> None:
         )
         for output in cell.get("outputs", []):
             if "data" in output and WIDGET in output.data:
-                output.data = NotebookNode(plain_widget(output.data))
+                output.data = NotebookNode(still(output.data))
     if len(nbformat.writes(notebook)) > NOTEBOOK_BYTES * 2 // 3:
         for cell in notebook.cells:
             for output in cell.get("outputs", []):
