@@ -25,7 +25,7 @@ SECONDS_A_CASE = 10.0
 YOUR_TURN = "your turn"  # a stub raises NotImplementedError("your turn")
 
 
-# --- What an exercise is made of -------------------------------------------------------------------
+# --- What an exercise is made of ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def fill_(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-# --- Running what a reader wrote -------------------------------------------------------------------
+# --- Running what a reader wrote ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def _where(error: BaseException, implementation: Any) -> str:
     return (lines[-1].line or "").strip() if lines else ""
 
 
-# --- Comparing -------------------------------------------------------------------------------------
+# --- Comparing ------------------------------------------------------------------------------------
 
 
 def _difference(got: _Outcome, expected: _Outcome, tolerance: float) -> str | None:
@@ -311,7 +311,7 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or "(without a message)"
 
 
-# --- Finding exercises -----------------------------------------------------------------------------
+# --- Finding exercises ----------------------------------------------------------------------------
 
 
 @cache
@@ -352,7 +352,7 @@ def find_exercise(id: str) -> Exercise | OpenExercise:
     return _exercises()[id]
 
 
-# --- What a lesson calls ---------------------------------------------------------------------------
+# --- What a lesson calls --------------------------------------------------------------------------
 
 
 def exercise(id: str) -> Callable[[Any], Any]:

@@ -32,7 +32,7 @@ def mine_folder() -> Path:
     return Path(os.environ.get("COURSE_MINE") or REPOSITORY / "mine")
 
 
-# --- Keeping a passing answer ----------------------------------------------------------------------
+# --- Keeping a passing answer ---------------------------------------------------------------------
 
 
 _kept: list[tuple[str, Any]] = []  # (topic, object): the reader's passing code of this kernel
@@ -165,7 +165,7 @@ def _global_names(source: str) -> set[str]:
     return walk(symtable.symtable(source, "<answer>", "exec"))
 
 
-# --- Using it --------------------------------------------------------------------------------------
+# --- Using it -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 
 from course_utils.classroom.exercises import all_exercises
-from course_utils.classroom.lessons import LESSONS
+from course_utils.classroom.lessons import LESSONS, lesson_title
 from course_utils.classroom.style import Table, table
 from course_utils.data.cache import cache_dir
 
@@ -43,8 +43,14 @@ def record(id: str, passed: bool) -> None:
         os.replace(whole, path)
 
 
-def progress() -> Table:
-    """The board of all lessons: every exercise, how it stands, attempts, difficulty and minutes."""
+def progress(lesson: str | None = None) -> Table:
+    """The board: every exercise, how it stands, attempts, difficulty (of 5) and minutes.
+
+    lesson: its number as text, "01"; all lessons when not given. Raises ValueError if there is
+    none.
+    """
+    if lesson is not None:
+        lesson_title(lesson)  # refuses a lesson that does not exist
     stored = _read(progress_file())
     columns: dict[str, list] = {
         "lesson": [],
@@ -54,7 +60,7 @@ def progress() -> Table:
         "difficulty": [],
         "minutes": [],
     }
-    exercises = all_exercises()
+    exercises = [one for one in all_exercises() if lesson in (None, one.lesson)]
     for one in exercises:
         entry = stored.get(one.id, {})
         state = "✓ passed" if entry.get("passed") else "✗ tried" if entry else "○ to do"
