@@ -66,6 +66,8 @@ def bertviz_frame(
     drawing = _read("bertviz", f"{view}.js").replace("PYTHON_PARAMS", json.dumps(params))
     # Two addresses remain in the drawing's call of require.config, which does nothing here.
     drawing = drawing.replace("https://cdnjs.cloudflare.com", "")
+    if view == "model_view":  # drawn 970 pixels wide: made to fit the page
+        drawing = "document.body.style.zoom = Math.min(1, innerWidth / 985);" + drawing
     scripts = [
         _read("mpld3", "js/d3.v5.min.js"),
         _read("nbclassic", "static/components/jquery/jquery.min.js"),

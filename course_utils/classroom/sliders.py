@@ -47,8 +47,9 @@ def explore(function: Callable, static: Callable | None = None, **sliders: Any) 
     for control in controls.values():
         control.observe(redraw, names="value")
     redraw()
-    picture.layout.max_width = "100%"
+    picture.layout.max_width, picture.layout.height = "100%", "auto"
     box = widgets.VBox([*controls.values(), picture, words])
+    box.layout.align_items = "flex-start"  # else the picture is stretched to the page's width
     lines = [f"slider {name}: {_range(c)}" for name, c in controls.items()]
     bundle = {"text/plain": "\n".join(lines + ([still_text.rstrip()] if still_text else []))}
     if still:
