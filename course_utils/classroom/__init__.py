@@ -1,49 +1,42 @@
 """What a lesson needs around its ideas: exercises, hints, quizzes, claims, plots, progress, device.
 
-Reference modules never import this package; lessons and tests do. Names are loaded at first use, so
-that importing one of them does not import matplotlib, ipywidgets and bertviz as well.
+Lessons and tests import from here; reference modules never do.
 """
 
-from importlib import import_module
+from course_utils.classroom.claims import all_claims, claim_check
+from course_utils.classroom.device import device
+from course_utils.classroom.drawings import draw_attention
+from course_utils.classroom.exercises import all_exercises, exercise, hint, solution
+from course_utils.classroom.glossary import glossary
+from course_utils.classroom.interview import interview
+from course_utils.classroom.mine import use_mine
+from course_utils.classroom.progress import progress
+from course_utils.classroom.quiz import quiz
+from course_utils.classroom.scale import scale
+from course_utils.classroom.sliders import explore
+from course_utils.classroom.start import start
+from course_utils.classroom.style import COLOR, figure, label_lines, show, table
 
-_HOME = {  # public name -> the module of this package that defines it
-    "start": "start",
-    "device": "device",
-    "scale": "scale",
-    "exercise": "exercises",
-    "hint": "exercises",
-    "solution": "exercises",
-    "all_exercises": "exercises",
-    "use_mine": "mine",
-    "progress": "progress",
-    "claim_check": "claims",
-    "all_claims": "claims",
-    "COLOR": "style",
-    "figure": "style",
-    "label_lines": "style",
-    "show": "style",
-    "table": "style",
-    "draw_attention": "drawings",
-    "explore": "drawings",
-    "quiz": "quiz",
-    "interview": "interview",
-    "glossary": "glossary",
-    "doctor": "doctor",
-}
-__all__ = sorted(_HOME)
-
-
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_HOME[name]}")
-    # A submodule of the same name (progress, quiz, …) is set as an attribute of this package when
-    # it is imported: put the function over it.
-    for public, home in _HOME.items():
-        if home == _HOME[name]:
-            globals()[public] = getattr(module, public)
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__ = [
+    "COLOR",
+    "all_claims",
+    "all_exercises",
+    "claim_check",
+    "device",
+    "draw_attention",
+    "exercise",
+    "explore",
+    "figure",
+    "glossary",
+    "hint",
+    "interview",
+    "label_lines",
+    "progress",
+    "quiz",
+    "scale",
+    "show",
+    "solution",
+    "start",
+    "table",
+    "use_mine",
+]

@@ -368,7 +368,8 @@ def exercise(id: str) -> Callable[[Any], Any]:
         )
 
     def decorate(candidate: Any) -> Any:
-        from course_utils.classroom import mine, progress  # they need this module
+        from course_utils.classroom.mine import save  # these two need this module
+        from course_utils.classroom.progress import record
 
         result = found.check(candidate)
         if result.status == "not attempted":
@@ -377,14 +378,14 @@ def exercise(id: str) -> Callable[[Any], Any]:
                 f'  hint("{id}") gives the first of {len(found.hints)} hints.'
             )
             return found.reference
-        progress.record(id, passed=result.status == "passed")
+        record(id, passed=result.status == "passed")
         if result.status == "failed":
             print(
                 f"✗ {id}: {result.message}\n"
                 f'  The lesson goes on with the reference. hint("{id}") gives a hint.'
             )
             return found.reference
-        print(f"✓ {id}: {result.message}. {mine.save(found, candidate)}")
+        print(f"✓ {id}: {result.message}. {save(found, candidate)}")
         return candidate
 
     return decorate

@@ -1,4 +1,4 @@
-"""Wrong answers of lesson 00 that are on no list of known mistakes: the cases must reject them too."""
+"""Wrong answers of lesson 00 that are on no list of known mistakes; the cases reject them too."""
 
 
 def median_pooling(hidden_states, attention_mask):
