@@ -52,7 +52,7 @@ def scaled_dot_product_attention(
     else:
         check_mask(mask, scores.shape)
         empty = ~mask.any(dim=-1, keepdim=True)  # (..., queries or 1, 1): rows with nothing to see
-        # softmax over -inf alone is 0/0: let an empty row see everything, then take its weights away
+        # softmax over -inf alone is 0/0: let an empty row see all, then take its weights away
         scores = scores.masked_fill(~(mask | empty), float("-inf"))
         weights = torch.softmax(scores, dim=-1).masked_fill(empty, 0.0)
     return weights @ value, weights  # (..., queries, d_v), (..., queries, keys)
@@ -82,7 +82,7 @@ def check_mask(mask: Tensor, scores_shape: tuple[int, ...]) -> None:
     """Raise ValueError unless `mask` is boolean and broadcasts to exactly `scores_shape`."""
     if mask.dtype != torch.bool:
         raise ValueError(
-            f"mask must be boolean (True = may attend), not {mask.dtype}: compare, or use mask.bool()"
+            f"mask must be boolean (True = may attend), not {mask.dtype}: use mask.bool()"
         )
     sizes = zip(reversed(mask.shape), reversed(scores_shape), strict=False)
     fits = all(have == want or have == 1 for have, want in sizes)
