@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from ipywidgets import IntSlider
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from torch import Tensor
@@ -111,8 +112,8 @@ def _range(weights: Tensor) -> tuple[float, float]:
 def _shades(weights: Tensor, ax: Axes, low: float, high: float):
     """The cells of a heat map; NaN and infinite weights are grey."""
     values = weights.where(weights.isfinite(), torch.nan).numpy()
-    image = ax.imshow(values, cmap=HEAT, vmin=low, vmax=high, aspect="auto")
-    image.cmap.set_bad("#D9D9D9")
+    cmap = colormaps[HEAT].with_extremes(bad="#D9D9D9")
+    image = ax.imshow(values, cmap=cmap, vmin=low, vmax=high, aspect="auto")
     ax.tick_params(length=0)
     ax.grid(False)
     ax.spines[:].set(visible=True, color="#BFBFBF")
