@@ -29,7 +29,7 @@ def test_a_table_marks_its_best_row_in_text_and_html():
     made = table({"how": ["a", "b"], "loss": [0.5, 0.25]}, digits=2, best="loss:min", caption="c")
     assert repr(made).splitlines() == ["c", "how  loss", "---  ----", "a    0.50", "* b  0.25"]
     html = made._repr_html_()
-    assert "b ◂ best" in html and "a ◂ best" not in html and "<caption>c</caption>" in html
+    assert "b ← best" in html and "a ← best" not in html and "<caption>c</caption>" in html
 
 
 def test_a_table_escapes_html():

@@ -16,7 +16,7 @@ from course_utils.classroom.style import COLOR, HEAT, figure
 VIEWS = ("map", "lines", "heads", "head_view", "model_view")
 NUMBERS_UP_TO = 10  # rows and columns: in a larger map the numbers would not be legible
 LINE_WIDTH = 5.0  # points, of a weight of 1
-LINE_FROM = 0.01  # weights below this are left out of the lines
+LINE_FROM = 0.05  # weights below this are left out of the lines
 
 
 def draw_attention(
@@ -202,7 +202,7 @@ def _small_multiples(draw, weights, query_tokens, key_tokens, grid, title) -> No
 def _all_heads(weights, query_tokens, key_tokens, layer, head, title) -> None:
     heads = range(weights.shape[1]) if head is None else [head]
     widest = max(map(len, query_tokens + key_tokens))
-    columns = 4 if widest <= 4 else 3 if widest <= 12 else 2
+    columns = 4 if widest <= 8 else 3 if widest <= 12 else 2
     cells = [(layer, j) for j in heads]
     grid = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     _small_multiples(attention_lines, weights, query_tokens, key_tokens, grid, title)

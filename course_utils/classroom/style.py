@@ -3,6 +3,7 @@
 The same thing has the same colour in all lessons: take it from COLOR by its name.
 """
 
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -195,7 +196,7 @@ class Table:
         body = ""
         for i, row in enumerate(self.rows):
             style = ' style="font-weight:bold"' if i == self.best else ""
-            row = [row[0] + " ◂ best", *row[1:]] if i == self.best else row
+            row = [row[0] + " ← best", *row[1:]] if i == self.best else row
             body += f"<tr{style}>{cells('td', row)}</tr>"
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         head = f"<thead><tr>{cells('th', self.header)}</tr></thead>"
@@ -203,7 +204,8 @@ class Table:
 
 
 def _looks_numeric(text: str) -> bool:
-    return text == "–" or text.replace("−", "-").lstrip("<≈±-")[:1].isdigit()
+    number = r"[<≈±+−-]?\d[\d.,]*( ?(%|×|± ?[\d.,]+))?"
+    return text == "–" or re.fullmatch(number, text) is not None
 
 
 def table(

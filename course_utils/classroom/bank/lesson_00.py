@@ -99,9 +99,8 @@ MEAN_POOLING = Exercise(
 
 
 def cosine_similarity_stub(left, right):
-    """left (n, hidden_size), right (m, hidden_size) → (n, m): the cosine of each row with each
-    row
-    """
+    """left (n, hidden_size), right (m, hidden_size)
+    → (n, m): the cosine of each row with each row"""
     raise NotImplementedError("your turn")
 
 
