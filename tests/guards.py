@@ -30,11 +30,11 @@ from course_utils.classroom.render import ADDRESS, MACHINE_PATH, NOTEBOOK_BYTES,
 REPOSITORY = Path(__file__).resolve().parents[1]
 CELL_LINES, CELL_COLUMNS = 20, 100
 PARAGRAPH_WORDS, PARAGRAPHS_IN_A_ROW = 90, 2
-FIGURE_PIXELS, FIGURE_BYTES = (1000, 1000), 200_000
+FIGURE_PIXELS, FIGURE_BYTES = (1000, 1200), 200_000
 COMPARED_SHARE = 0.6
 ALT_LENGTH = 30
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes"}
-MARKS = set("×·√→←↑↓↔≤≥≈≠−–…“”‘’°±∞○●◐✓✗▸§µ†′″²³½¼⌈⌉⌊⌋⟨⟩⊤‖¬∈∑∂")
+MARKS = set("×·√→←↑↓↔≤≥≈≠−–…“”‘’°±∞○●◐✓✗▸◂§µ†′″²³½¼⌈⌉⌊⌋⟨⟩⊤‖¬∈∑∂")
 # Called in every lesson; what these print says nothing about the lesson's results.
 HOUSE = {
     "start",
@@ -595,9 +595,11 @@ def claims_are_measured(lesson: Lesson) -> list[str]:
                 problems.append(f"{where(cell)} is not compared: a verdict must be")
     problems += [f"{id_} of CLAIMS is never checked" for id_ in known - set(checked)]
     for i, cell in enumerate(lesson.cells):
-        if cell.cell_type == "markdown" and "**Claim check.**" in cell.source:
-            if not re.search(r"(?m)^> \*\*Claim check\.\*\*", cell.source):
-                problems.append(f"{where(cell)}: a claim check is a blockquote")
+        if cell.cell_type != "markdown":
+            continue
+        if re.search(r"(?m)^\*\*Claim check\.\*\*", cell.source):
+            problems.append(f"{where(cell)}: a claim check is a blockquote")
+        if re.search(r"(?m)^> \*\*Claim check\.\*\*", cell.source):
             next_code = [c for c in lesson.cells[i + 1 :] if c.cell_type == "code"][:3]
             if not any(calls(c, "claim_check") for c in next_code):
                 problems.append(f"{where(cell)} is not followed by claim_check(…)")

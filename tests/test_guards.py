@@ -255,6 +255,7 @@ BROKEN = [
     ("claims_are_measured", claim(""), "by keyword"),
     ("claims_are_measured", claim("r=spread", id_="topic/other"), "topic/other"),
     ("claims_are_measured", tag("claim", "nbval-ignore-output"), "a verdict must be"),
+    ("claims_are_measured", add_prose("**Claim check.** x"), "is a blockquote"),
     ("claims_are_measured", drop("claim"), "not followed by"),
     ("claims_are_measured", drop("claim"), "never checked"),
     ("no_typed_verdict", add_code('print("Verdict  holds: so it is")'), "prints a verdict"),

@@ -29,6 +29,7 @@ NOTEBOOKS = REPOSITORY / "notebooks"
 KERNEL = "course-cpu"
 CELL_SECONDS = 600
 NOTEBOOK_BYTES = 1_500_000
+FIGURE_BYTES = 100_000  # a larger figure is stored with a palette
 KERNELSPEC = {"display_name": "Course (CPU)", "language": "python", "name": KERNEL}
 LANGUAGE = {
     "codemirror_mode": {"name": "ipython", "version": 3},
@@ -172,11 +173,8 @@ def normalise(notebook: NotebookNode) -> None:
         for output in cell.get("outputs", []):
             if "data" in output and WIDGET in output.data:
                 output.data = NotebookNode(still(output.data))
-    if len(nbformat.writes(notebook)) > NOTEBOOK_BYTES * 2 // 3:
-        for cell in notebook.cells:
-            for output in cell.get("outputs", []):
-                if "image/png" in output.get("data", {}):
-                    output.data["image/png"] = smaller(output.data["image/png"])
+            if len(output.get("data", {}).get("image/png", "")) > FIGURE_BYTES:
+                output.data["image/png"] = smaller(output.data["image/png"])
 
 
 def refusals(notebook: NotebookNode) -> list[str]:
