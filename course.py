@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 STAMP = VENV / "course-installed.txt"  # what .venv was installed from, or UNFINISHED
 UNFINISHED = "unfinished"
+LAB_SETTINGS = ROOT / "course_utils" / "classroom" / "jupyter"
 FIRST_NOTEBOOK = "notebooks/00_start_here.ipynb"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 GIGABYTES_NEEDED = 5
@@ -98,24 +99,24 @@ def make_parser() -> argparse.ArgumentParser:
 
 def lab(args: argparse.Namespace) -> int:
     python = prepare()
-    command = [python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}"]
-    command += [f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}", "--ServerApp.log_level=WARN"]
-    # no news, no look for updates, no list of extensions: nothing leaves this machine
-    command += ["--LabApp.news_url=None", "--LabApp.extension_manager=readonly"]
-    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command = [python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", "--log-level=WARN"]
+    command.append(f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}")
+    command.append("--LabApp.extension_manager=readonly")  # asks nobody what else there is
+    command += ["--ServerApp.jpserver_extensions", "nbclassic=False"]  # here for its scripts only
     if args.port:
         command.append(f"--port={args.port}")
     if args.no_browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # in a container, say; Jupyter refuses otherwise
+    # one more folder of settings, for this run: no news, no look for updates
+    settings = [str(LAB_SETTINGS), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, settings))
     print("JupyterLab starts. Ctrl-C, twice, ends it.", flush=True)
-    server = subprocess.Popen(command, cwd=ROOT)
-    while True:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:  # the server got it too, and asks what to do
-            pass
+    os.chdir(ROOT)
+    if os.name == "posix":
+        os.execv(python, command)  # JupyterLab takes this process's place: signals reach it
+    return run(command, dict(os.environ))
 
 
 def test(args: argparse.Namespace) -> int:
@@ -234,7 +235,9 @@ def install() -> str:
     if STAMP.is_file() and STAMP.read_text() == UNFINISHED:
         print("An earlier installation did not finish: starting it again.")
         shutil.rmtree(VENV)
-    if not venv_python().is_file():
+    if venv_python().is_file():
+        print("Bringing .venv up to date.", flush=True)
+    else:
         free = shutil.disk_usage(ROOT).free / 1e9
         if free < GIGABYTES_NEEDED:
             stop(f"The course needs {GIGABYTES_NEEDED} GB of disk; {free:.1f} GB are free here.")
@@ -242,7 +245,7 @@ def install() -> str:
         STAMP.write_text(UNFINISHED)
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
             stop("This Python can not make an environment (on Debian: apt install python3-venv).")
-    print("Installing the packages into .venv (about 2 GB; some minutes, this once).", flush=True)
+        print("Installing the packages into .venv: about 2 GB, some minutes.", flush=True)
     began = time.time()
     constraints = ["-c", str(ROOT / "constraints.txt")]
     if wants_torch_for_cpu():
@@ -334,7 +337,9 @@ def write_kernels(python: str, jupyter: Path, threads: int, gpu: bool) -> None:
             "display_name": title,
             "language": "python",
             "interrupt_mode": "signal",
-            "metadata": {"debugger": True},
+            # the words of ipykernel's own kernel.json: it can debug, and encrypt what it says
+            "kernel_protocol_version": "5.5",
+            "metadata": {"debugger": True, "supported_encryption": ["curve"]},
             "env": {**everywhere, **env},
         }
         folder = jupyter / "kernels" / name
