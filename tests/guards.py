@@ -341,6 +341,8 @@ def plain_python(lesson: Lesson) -> list[str]:
             ast.parse(cell.source)
         except SyntaxError:
             problems.append(f"{where(cell)} is not plain Python (no magics, no shell)")
+        if cell.source.rstrip().endswith(";"):
+            problems.append(f"{where(cell)} ends in ;, and nbval shows what that hides")
     return problems
 
 

@@ -220,6 +220,7 @@ BROKEN = [
     ("is_normalised", lambda s: cell(s, "spread").update(id="abc"), "another id"),
     ("is_small", lambda s: setattr(s, "size", 1_600_000), "1.60 MB"),
     ("plain_python", set_source("spread", "%time 8"), "not plain Python"),
+    ("plain_python", set_source("spread", "spread = 8 / one;"), "ends in ;"),
     ("short_cells", set_source("spread", "spread = 8 / one\n" * 21), "21 lines"),
     ("short_cells", set_source("spread", "spread = 8 / one  # " + "x" * 90), "columns"),
     ("short_paragraphs", add_prose(PARAGRAPH), "91 words"),
