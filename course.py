@@ -102,6 +102,7 @@ def lab(args: argparse.Namespace) -> int:
     command = [python, "-m", "jupyterlab", f"--ServerApp.root_dir={ROOT}", "--log-level=WARN"]
     command.append(f"--LabApp.default_url=/lab/tree/{FIRST_NOTEBOOK}")
     command.append("--LabApp.extension_manager=readonly")  # asks nobody what else there is
+    command.append("--KernelManager.transport_encryption=auto")  # else each kernel warns
     command += ["--ServerApp.jpserver_extensions", "nbclassic=False"]  # here for its scripts only
     if args.port:
         command.append(f"--port={args.port}")
