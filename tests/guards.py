@@ -364,7 +364,7 @@ def short_paragraphs(lesson: Lesson) -> list[str]:
         row = 0
         for kind, text in blocks(cell.source):
             row = row + 1 if kind == "plain" else 0
-            if row == PARAGRAPHS_IN_A_ROW + 1:
+            if row == PARAGRAPHS_IN_A_ROW + 1 and not is_frame(cell):
                 problems.append(
                     f"{where(cell)} has more than {PARAGRAPHS_IN_A_ROW} paragraphs on end"
                 )
@@ -378,6 +378,11 @@ def short_paragraphs(lesson: Lesson) -> list[str]:
                         f"limit {PARAGRAPH_WORDS}: {part[:50]!r}"
                     )
     return problems
+
+
+def is_frame(cell: NotebookNode) -> bool:
+    """The lesson's first words (promise, minutes, what to know first) and its last."""
+    return bool(re.match(r"# |## What you can now do", cell.source))
 
 
 def small_figures(lesson: Lesson) -> list[str]:
@@ -602,10 +607,20 @@ def claims_are_measured(lesson: Lesson) -> list[str]:
         if re.search(r"(?m)^\*\*Claim check\.\*\*", cell.source):
             problems.append(f"{where(cell)}: a claim check is a blockquote")
         if re.search(r"(?m)^> \*\*Claim check\.\*\*", cell.source):
-            next_code = [c for c in lesson.cells[i + 1 :] if c.cell_type == "code"][:3]
-            if not any(calls(c, "claim_check") for c in next_code):
+            if not any(calls(c, "claim_check") for c in until_next_section(lesson.cells[i + 1 :])):
                 problems.append(f"{where(cell)} is not followed by claim_check(…)")
     return problems
+
+
+def until_next_section(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """The code cells before the next section or the next claim check."""
+    found = []
+    for cell in cells:
+        if re.search(r"(?m)^## |^> \*\*Claim check", cell.source) and cell.cell_type == "markdown":
+            break
+        if cell.cell_type == "code":
+            found.append(cell)
+    return found
 
 
 def unmeasured(call: ast.Call, typed: set[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """The guards of tests/guards.py, on every lesson's notebook."""
 
 import pytest
-
 from guards import GUARDS, Lesson, load_lessons
 
 LESSONS = load_lessons()
