@@ -31,11 +31,12 @@ def _html(item: dict, lesson: str, language: str) -> str:
     follow_ups = "".join(f"<li>{inline(question)}</li>" for question in item["follow_ups"])
     wrong = item["wrong"]
     return (
+        '<div style="margin-bottom:1.2em">'
         f"<p><strong>{inline(item['question'][language])}</strong> <em>({item['level']})</em></p>"
         "<details><summary>Answer in 30 seconds</summary>"
         f"<p>{inline(item['answer'][language])}</p>"
         f"<p>A good answer names</p><ul>{points}</ul>"
         f"<p>The usual wrong answer: “{inline(wrong['answer'])}” {inline(wrong['why'])}</p>"
         f"<p>They may ask next</p><ul>{follow_ups}</ul>"
-        f"<p>The proof: {proof_link(item['proof'], lesson)}</p></details>"
+        f"<p>The proof: {proof_link(item['proof'], lesson)}</p></details></div>"
     )
