@@ -33,6 +33,7 @@ PARAGRAPH_WORDS, PARAGRAPHS_IN_A_ROW = 90, 2
 FIGURE_PIXELS, FIGURE_BYTES = (1000, 1200), 200_000
 COMPARED_SHARE = 0.6
 ALT_LENGTH = 30
+ANSWER_WORDS = 100  # half a minute, spoken
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes"}
 MARKS = set("×·√→←↑↓↔≤≥≈≠−–…“”‘’°±∞○●◐✓✗▸◂§µ†′″²³½¼⌈⌉⌊⌋⟨⟩⊤‖¬∈∑∂")
 # Called in every lesson; what these print says nothing about the lesson's results.
@@ -765,6 +766,9 @@ def interview_is_whole(lesson: Lesson) -> list[str]:
         for key in ("question", "answer"):
             if not dict(item.get(key) or {}).get("en"):
                 problems.append(f"interview {id_} has no {key} in English")
+        spoken = len(dict(item.get("answer") or {}).get("en", "").split())
+        if spoken > ANSWER_WORDS:
+            problems.append(f"interview {id_}: {spoken} words are not spoken in 30 seconds")
         if not {"answer", "why"} <= set(item.get("wrong") or {}):
             problems.append(f"interview {id_}: the usual wrong answer needs an answer and a why")
         if item.get("level") not in ("junior", "mid", "senior"):

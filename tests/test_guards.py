@@ -274,6 +274,7 @@ BROKEN = [
     ("interview_is_whole", lambda s: s.interview[0].update(proof="07#x"), "is no cell"),
     ("interview_is_whole", lambda s: s.interview[0].pop("follow_ups"), "no follow_ups"),
     ("interview_is_whole", lambda s: s.interview[0].update(level="guru"), "guru"),
+    ("interview_is_whole", lambda s: s.interview[0].update(answer={"en": "x " * 101}), "101 words"),
     ("interview_is_whole", lambda s: s.interview[0]["wrong"].pop("why"), "and a why"),
     ("interview_is_whole", lambda s: s.interview[0].update(answer={"zh": "x"}), "in English"),
     ("terms_in_glossary", add_prose("The **hard lookup** first."), "'hard lookup'"),

@@ -1,7 +1,7 @@
 """The guards of tests/guards.py, on every lesson's notebook."""
 
 import pytest
-from guards import GUARDS, Lesson, load_lessons
+from guards import GUARDS, REPOSITORY, Lesson, load_lessons, notebook_paths
 
 LESSONS = load_lessons()
 
@@ -15,3 +15,8 @@ def test_notebook(lesson: Lesson, guard):
 
 def test_the_first_lessons_are_there():
     assert {"00", "01", "02"} <= {lesson.number for lesson in LESSONS}
+
+
+def test_the_folder_holds_lessons_only():
+    kept = [p.name for p in (REPOSITORY / "notebooks").iterdir() if not p.name.startswith(".")]
+    assert sorted(kept) == [p.name for p in notebook_paths()]
