@@ -5,6 +5,7 @@ Lessons and tests import from here; reference modules never do.
 
 from course_utils.classroom.claims import all_claims, claim_check
 from course_utils.classroom.device import device
+from course_utils.classroom.doctor import doctor
 from course_utils.classroom.drawings import draw_attention
 from course_utils.classroom.exercises import all_exercises, exercise, hint, solution
 from course_utils.classroom.glossary import glossary
@@ -23,6 +24,7 @@ __all__ = [
     "all_exercises",
     "claim_check",
     "device",
+    "doctor",
     "draw_attention",
     "exercise",
     "explore",
