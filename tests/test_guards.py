@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from guards import GUARDS, Lesson, blocks, bold_terms, is_house, proves, typed_names
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbval.plugin import get_sanitize_patterns
 from PIL import Image
 
 from course_utils.classroom.claims import Claim, Verdict
@@ -375,6 +377,10 @@ def test_rendering_is_stable_and_keeps_names():
 # --- nbval itself: an edited output is not a guard's matter but nbval's ---------------------------
 
 
+def shown(kind: str, text: str, **more):
+    return new_output(kind, data={"text/plain": text}, **more)
+
+
 def run_nbval(path: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", path.parent,
@@ -391,17 +397,22 @@ def test_nbval_fails_on_an_edited_output(tmp_path, stored, passes):
     one = code("print(2 * 4, 'tokens')", "one", stored)
     one.execution_count = 1
     two = code("from ipywidgets import IntSlider\nIntSlider()", "two")
-    two.execution_count = 2
-    two.outputs = [
-        new_output(
-            "execute_result",
-            data={"text/plain": "[run this cell to move the slider]"},
-            execution_count=2,
-        )
-    ]
+    two.outputs = [shown("execute_result", "[run this cell to move the slider]", execution_count=2)]
+    three = code("from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass", "three")
+    three.outputs = [shown("display_data", "")]
+    two.execution_count, three.execution_count = 2, 3
     path = tmp_path / "01_tiny.ipynb"
-    nbformat.write(new_notebook(cells=[one, two]), path)
+    nbformat.write(new_notebook(cells=[one, two, three]), path)
     result = run_nbval(path)
     assert (result.returncode == 0) == passes, result.stdout
     if not passes:
-        assert "9 tokens" in result.stdout and "1 failed, 1 passed" in result.stdout
+        assert "9 tokens" in result.stdout and "1 failed, 2 passed" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "result",
+    ["[0.429 0.260]", "96 % of 100%", "Linear(in_features=3)", "(2, 4, 7)", "Verdict  holds: so"],
+)
+def test_the_sanitizer_leaves_results_alone(result):
+    for pattern, replacement in get_sanitize_patterns((TESTS / "nbval_sanitize.cfg").read_text()):
+        assert re.sub(pattern, replacement, result) == result
