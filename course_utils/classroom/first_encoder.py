@@ -28,8 +28,8 @@ def first_encoder(sentences: list[str]) -> tuple:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     # "eager" computes attention weights in plain sight; the default, fused kernel never has them.
     model = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-    print(f"all-MiniLM-L6-v2: {model.config.num_hidden_layers} layers, "
-          f"{sum(p.numel() for p in model.parameters()):,} parameters, sha256 verified")  # fmt: skip
+    layers, size = model.config.num_hidden_layers, sum(p.numel() for p in model.parameters())
+    print(f"all-MiniLM-L6-v2: {layers} layers, {size:,} parameters, sha256 verified")
     return tokenizer, model, True
 
 
