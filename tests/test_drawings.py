@@ -101,6 +101,7 @@ def test_heads_draws_every_head_of_the_layer():
     draw_attention(weights, TOKENS, view="heads", layer=1)
     panels = [ax for ax in plt.gcf().axes if ax.collections]
     assert [ax.get_title(loc="center") for ax in panels] == [f"head {j}" for j in range(5)]
+    assert plt.gcf().get_suptitle() == "layer 1"
     kept = weights[1, 4][weights[1, 4] >= 0.01]
     assert list(lines(panels[4]).get_linewidths()) == pytest.approx((LINE_WIDTH * kept).tolist())
 

@@ -201,6 +201,8 @@ def _small_multiples(draw, weights, query_tokens, key_tokens, grid, title) -> No
 
 def _all_heads(weights, query_tokens, key_tokens, layer, head, title) -> None:
     heads = range(weights.shape[1]) if head is None else [head]
+    if len(weights) > 1:
+        title = f"{title} (layer {layer})" if title else f"layer {layer}"
     widest = max(map(len, query_tokens + key_tokens))
     columns = 4 if widest <= 8 else 3 if widest <= 12 else 2
     cells = [(layer, j) for j in heads]

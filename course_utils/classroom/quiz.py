@@ -78,9 +78,10 @@ def _still(number: int, question: dict, lesson: str) -> str:
         for a in question["answers"]
     )
     return (
+        '<div style="margin-bottom:1.2em">'
         f"<p><strong>{number}.</strong> {inline(question['question'])}</p><ul>{options}</ul>"
         f"<details><summary>Answer</summary><ul>{answers}</ul>"
-        f"<p>See: {proof_link(question['proof'], lesson)}</p></details>"
+        f"<p>See: {proof_link(question['proof'], lesson)}</p></details></div>"
     )
 
 

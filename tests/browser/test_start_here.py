@@ -111,9 +111,9 @@ def test_an_interview_answers_proof_leads_to_its_cell(lab):
     name = link.get_attribute("href").removeprefix("#cell-id=")
     link.click()
     lab.page.wait_for_timeout(1500)
-    top = f"""{NOTEBOOK}.content.widgets.find(w => w.model.id === {name!r})
-        .node.getBoundingClientRect().top"""
-    assert 0 <= lab.page.evaluate(top) < 800
+    find = f"{NOTEBOOK}.content.widgets.find(w => w.model.id === {name!r})"
+    assert lab.page.evaluate(f"{find} !== undefined"), f"no cell has the id {name}: render 00"
+    assert 0 <= lab.page.evaluate(f"{find}.node.getBoundingClientRect().top") < 800
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Dark", "JupyterLab Light"])
