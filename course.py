@@ -121,8 +121,8 @@ def lab(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace) -> int:
-    for path in args.paths:
-        if not (ROOT / path.split("::")[0]).exists():
+    for path in [path.split("::")[0] for path in args.paths]:
+        if not (ROOT / path).exists():
             stop(f"there is no {path} here; give tests (.py) or notebooks (.ipynb)")
     python = prepare()
     notebooks = [path for path in args.paths if path.endswith(".ipynb")]
@@ -352,7 +352,9 @@ def write_kernels(python: str, jupyter: Path, threads: int, gpu: bool) -> None:
 
 
 def pytest_command(python: str, paths: list[str]) -> list[str]:
-    return [python, "-m", "pytest", "-n", str(PROCESSES), "--dist", "loadscope", *paths]
+    alone = len(paths) == 1 and (ROOT / paths[0].split("::")[0]).is_file()
+    shared_out = [] if alone else ["-n", str(PROCESSES), "--dist", "loadscope"]
+    return [python, "-m", "pytest", *shared_out, *paths]
 
 
 def notebooks_command(python: str, notebooks: list[str], kernel: str) -> list[str]:

@@ -149,6 +149,6 @@ def _largest_file(folder: str) -> int:
 
 if __name__ == "__main__":  # how course.py fetches it, with a bar and without a traceback
     try:
-        pretrained_encoder()
+        pretrained_encoder(progress=sys.stdout.isatty())
     except WeightsUnavailable as unavailable:
         sys.exit(str(unavailable))
