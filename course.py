@@ -161,7 +161,9 @@ def render(args: argparse.Namespace) -> int:
 def doctor(args: argparse.Namespace) -> int:
     python = ready_environment()
     if python:
-        return run([python, "-m", "course_utils.classroom.doctor"], dict(os.environ))
+        # the file by itself: importing its package fails where a library is broken
+        code = "import runpy; runpy.run_path('course_utils/classroom/doctor.py', None, '__main__')"
+        return run([python, "-c", code], dict(os.environ))
     print(f"[ok]  Python {sys.version.split()[0]}")
     print("[fix] environment: none yet, or an unfinished one. python3 course.py lab makes it")
     return 1

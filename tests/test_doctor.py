@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from course_utils.classroom import doctor as public_doctor
-from course_utils.classroom.doctor import Finding, Findings, doctor
+from course_utils.classroom.doctor import REPOSITORY, Finding, Findings, doctor
 from course_utils.data import cache, weights
 
 GOOD = Finding("disk", "80 GB free")
@@ -137,9 +137,13 @@ def test_a_check_that_breaks_is_a_line_and_the_others_go_on(look, monkeypatch):
     assert len(lines) == 8
 
 
-def test_the_command_ends_with_an_error_code_when_something_is_to_be_fixed(tmp_path):
-    empty = {**os.environ, "COURSE_CACHE": str(tmp_path), "COURSE_DEVICE": "cpu"}
-    command = [sys.executable, "-m", "course_utils.classroom.doctor"]
-    ended = subprocess.run(command, env=empty, capture_output=True, text=True)
+def test_the_command_speaks_where_a_library_is_broken_and_ends_with_an_error_code(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('half of torch is missing')")
+    (tmp_path / "matplotlib.py").write_text("raise ImportError('no matplotlib')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "COURSE_CACHE": str(tmp_path)}
+    command = [sys.executable, REPOSITORY / "course.py", "doctor"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert "[fix] compute device: ImportError: half of torch is missing → " in ended.stdout
     assert "[fix] weights" in ended.stdout and "[ok]  Python" in ended.stdout
+    assert ended.stderr == ""
     assert ended.returncode == 1

@@ -13,7 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from course_utils.classroom.lessons import REPOSITORY
+# course.py runs this file by itself, so that it can speak where importing the package fails: what
+# may be missing is imported inside the check that needs it.
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 DISK_GB = 2  # for what the lessons train and keep
 MEMORY_GB = 3  # what a lesson's kernel and JupyterLab take together
