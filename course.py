@@ -60,7 +60,7 @@ def main(words: list[str]) -> int:
     verbs = ["lab", "test", "render", "doctor"]
     if words and not words[0].startswith("-") and words[0] not in verbs:
         nearest = difflib.get_close_matches(words[0], verbs, n=1, cutoff=0.0)[0]
-        stop(f"course.py does not know '{words[0]}'. Did you mean: python3 course.py {nearest}")
+        sys.exit(f"course.py does not know '{words[0]}'. Did you mean: python3 course.py {nearest}")
     args = parser.parse_args(words)
     if args.verb is None:
         parser.print_help()
@@ -123,7 +123,7 @@ def lab(args: argparse.Namespace) -> int:
 def test(args: argparse.Namespace) -> int:
     for path in [path.split("::")[0] for path in args.paths]:
         if not (ROOT / path).exists():
-            stop(f"there is no {path} here; give tests (.py) or notebooks (.ipynb)")
+            sys.exit(f"there is no {path} here; give tests (.py) or notebooks (.ipynb)")
     python = prepare()
     notebooks = [path for path in args.paths if path.endswith(".ipynb")]
     tests = [path for path in args.paths if not path.endswith(".ipynb")]
@@ -160,13 +160,17 @@ def render(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     python = ready_environment()
-    if python:
-        # the file by itself: importing its package fails where a library is broken
-        code = "import runpy; runpy.run_path('course_utils/classroom/doctor.py', None, '__main__')"
-        return run([python, "-c", code], dict(os.environ))
-    print(f"[ok]  Python {sys.version.split()[0]}")
-    print("[fix] environment: none yet, or an unfinished one. python3 course.py lab makes it")
-    return 1
+    stale = not python and venv_python().is_file() and STAMP.is_file()
+    if stale and STAMP.read_text() != UNFINISHED:
+        print("[fix] environment: not what pyproject.toml asks for now → python3 course.py lab")
+        python = str(venv_python())
+    elif not python:
+        print(f"[ok]  Python: {sys.version.split()[0]}")
+        print("[fix] environment: none yet, or an unfinished one → python3 course.py lab")
+        return 1
+    # the file by itself: importing its package fails where a library is broken
+    code = "import runpy; runpy.run_path('course_utils/classroom/doctor.py', None, '__main__')"
+    return run([python, "-c", code], dict(os.environ)) or int(stale)
 
 
 # ---------------------------------------------------------------- the environment
@@ -174,7 +178,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 def check_python() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036 (an older one may well call this file)
-        stop(
+        sys.exit(
             f"The course needs Python 3.11 or newer, and this is {sys.version.split()[0]}: "
             "install one (python.org, or conda) and call course.py with it."
         )
@@ -243,11 +247,11 @@ def install() -> str:
     else:
         free = shutil.disk_usage(ROOT).free / 1e9
         if free < GIGABYTES_NEEDED:
-            stop(f"The course needs {GIGABYTES_NEEDED} GB of disk; {free:.1f} GB are free here.")
+            sys.exit(f"The course needs {GIGABYTES_NEEDED} GB of disk; here {free:.1f} GB are free.")
         VENV.mkdir(exist_ok=True)
         STAMP.write_text(UNFINISHED)
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
-            stop("This Python can not make an environment (on Debian: apt install python3-venv).")
+            sys.exit("This Python makes no environments (on Debian: apt install python3-venv).")
         print("Installing the packages into .venv: about 2 GB, some minutes.", flush=True)
     began = time.time()
     constraints = ["-c", str(ROOT / "constraints.txt")]
@@ -270,7 +274,7 @@ def wants_torch_for_cpu() -> bool:
 
 
 def pip_install(*what: str) -> None:
-    """pip, with one status line in place of its log; stops with one sentence when it fails."""
+    """pip, with one status line in place of its log; ends with one sentence when it fails."""
     log = VENV / "install.log"
     command = [str(venv_python()), "-m", "pip", "install", "--progress-bar", "off", *what]
     env = {"PIP_RETRIES": "2", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **os.environ}
@@ -280,14 +284,17 @@ def pip_install(*what: str) -> None:
     try:
         while pip.poll() is None:
             time.sleep(0.5)
+            said = log.read_text(errors="replace")
+            steps = re.findall(r"(?m)^ *((?:Downloading|Installing) .*)", said) or [""]
             if sys.stdout.isatty():
-                doing = re.findall(r"(?m)^ *(?:Downloading|Installing) .*", read(log))[-1:] or [""]
-                print(f"\r{time.time() - began:4.0f} s {doing[0].strip()[:70]:70}", end="")
+                print(f"\r{time.time() - began:4.0f} s {steps[-1][:70]:70}", end="", flush=True)
     finally:
         pip.kill()
-        print("\r" + " " * 78 if sys.stdout.isatty() else "", end="\r", flush=True)
+        if sys.stdout.isatty():
+            print("\r" + " " * 78, end="\r")
     if pip.returncode:
-        stop(why_pip_failed(read(log)) + f" Then call course.py again. (pip's log: {log})")
+        why = why_pip_failed(log.read_text(errors="replace"))
+        sys.exit(f"{why} Then call course.py again. (pip's log: {log})")
 
 
 def why_pip_failed(log: str) -> str:
@@ -297,10 +304,6 @@ def why_pip_failed(log: str) -> str:
         return "The first installation needs a network, and none answers: connect to one."
     errors = re.findall(r"(?m)^ *ERROR: (.*)", log)
     return f"pip could not install the packages: {errors[0] if errors else 'see its log'}."
-
-
-def read(path: Path) -> str:
-    return path.read_text(errors="replace")
 
 
 # ---------------------------------------------------------------- kernels
@@ -383,10 +386,6 @@ def fresh_place():
 def run(command: list[str], env: dict[str, str]) -> int:
     sys.stdout.flush()
     return subprocess.call(command, cwd=ROOT, env=env)
-
-
-def stop(sentence: str) -> None:
-    sys.exit(sentence)
 
 
 if __name__ == "__main__":

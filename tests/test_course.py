@@ -136,6 +136,25 @@ def test_an_unfinished_venv_is_not_ready_and_is_started_again(bare, monkeypatch)
     assert not (bare / ".venv").exists()
 
 
+@pytest.mark.parametrize("stamp", [None, course.UNFINISHED])
+def test_doctor_without_an_environment_says_how_to_make_one(bare, capsys, stamp):
+    if stamp:
+        make_venv(stamp)
+    assert course.main(["doctor"]) == 1
+    assert "none yet, or an unfinished one → python3 course.py lab" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands in for the interpreter")
+def test_doctor_looks_into_an_environment_that_is_out_of_date(bare, capfd):
+    make_venv("another fingerprint")
+    course.venv_python().write_text("#!/bin/sh\necho '[ok]  looked'\n")
+    course.venv_python().chmod(0o755)
+    assert course.main(["doctor"]) == 1
+    said = capfd.readouterr().out
+    assert "[fix] environment: not what pyproject.toml asks for now" in said
+    assert "[ok]  looked" in said
+
+
 def test_an_activated_environment_without_the_packages_is_not_used(bare, monkeypatch, capsys):
     monkeypatch.setattr(sys, "prefix", str(bare / "activated"))
     assert course.ready_environment() is None
@@ -160,7 +179,7 @@ def test_an_activated_environment_with_the_packages_is_used(tmp_path, monkeypatc
 
 def test_too_little_disk_is_said_before_anything_is_made(bare, monkeypatch):
     monkeypatch.setattr(course, "GIGABYTES_NEEDED", 10**9)
-    with pytest.raises(SystemExit, match="needs 1000000000 GB of disk; .* GB are free here"):
+    with pytest.raises(SystemExit, match="needs 1000000000 GB of disk; here .* GB are free"):
         course.install()
     assert not (bare / ".venv").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from course_utils.classroom import doctor as public_doctor
-from course_utils.classroom.doctor import REPOSITORY, Finding, Findings, doctor
+from course_utils.classroom.doctor import Finding, Findings, doctor
 from course_utils.data import cache, weights
 
 GOOD = Finding("disk", "80 GB free")
@@ -141,7 +141,8 @@ def test_the_command_speaks_where_a_library_is_broken_and_ends_with_an_error_cod
     (tmp_path / "torch.py").write_text("raise ImportError('half of torch is missing')")
     (tmp_path / "matplotlib.py").write_text("raise ImportError('no matplotlib')")
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "COURSE_CACHE": str(tmp_path)}
-    command = [sys.executable, REPOSITORY / "course.py", "doctor"]
+    alone = f"import runpy; runpy.run_path({doctor.__code__.co_filename!r}, None, '__main__')"
+    command = [sys.executable, "-c", alone]  # as course.py does
     ended = subprocess.run(command, env=env, capture_output=True, text=True)
     assert "[fix] compute device: ImportError: half of torch is missing → " in ended.stdout
     assert "[fix] weights" in ended.stdout and "[ok]  Python" in ended.stdout
