@@ -247,7 +247,7 @@ def install() -> str:
     else:
         free = shutil.disk_usage(ROOT).free / 1e9
         if free < GIGABYTES_NEEDED:
-            sys.exit(f"The course needs {GIGABYTES_NEEDED} GB of disk; here {free:.1f} GB are free.")
+            sys.exit(f"The course needs {GIGABYTES_NEEDED} GB of disk; {free:.0f} GB are free.")
         VENV.mkdir(exist_ok=True)
         STAMP.write_text(UNFINISHED)
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):

@@ -179,7 +179,7 @@ def test_an_activated_environment_with_the_packages_is_used(tmp_path, monkeypatc
 
 def test_too_little_disk_is_said_before_anything_is_made(bare, monkeypatch):
     monkeypatch.setattr(course, "GIGABYTES_NEEDED", 10**9)
-    with pytest.raises(SystemExit, match="needs 1000000000 GB of disk; here .* GB are free"):
+    with pytest.raises(SystemExit, match="needs 1000000000 GB of disk; .* GB are free"):
         course.install()
     assert not (bare / ".venv").exists()
 
