@@ -285,7 +285,7 @@ def pip_install(*what: str) -> None:
         while pip.poll() is None:
             time.sleep(0.5)
             said = log.read_text(errors="replace")
-            steps = re.findall(r"(?m)^ *((?:Downloading|Installing) .*)", said) or [""]
+            steps = re.findall(r"(?m)^ *((?:Collecting|Downloading|Installing) .*)", said) or [""]
             if sys.stdout.isatty():
                 print(f"\r{time.time() - began:4.0f} s {steps[-1][:70]:70}", end="", flush=True)
     finally:
