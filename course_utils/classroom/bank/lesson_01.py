@@ -1007,23 +1007,28 @@ SAME = 0.02  # accuracies that differ by no more than this count as equal
 
 
 def _judge_sqrt(root, constants):
-    """root: accuracy at (narrow, wide) heads with √d_k; constants: {constant: the same pair}."""
-    keeps_up = [
-        constant
-        for constant, measured in constants.items()
-        if all(got >= best - SAME for got, best in zip(measured, root))
-    ]
-    if keeps_up:
-        return Verdict(True, f"dividing by {keeps_up[0]} does as well as √d_k at both widths.")
-    fails = "; ".join(
-        f"{constant} falls behind at the "
-        + " and the ".join(
-            name for name, got, best in zip(("narrow", "wide"), measured, root) if got < best - SAME
-        )
-        + " heads"
-        for constant, measured in constants.items()
+    """The worst seed's accuracy at (narrow, wide) heads: with √d_k, and for each constant."""
+
+    def behind(measured):
+        names = ("narrow", "wide")
+        return [n for n, got, best in zip(names, measured, root) if got < best - 0.1]
+
+    fails = {constant: behind(measured) for constant, measured in constants.items()}
+    if not any(fails.values()):
+        return Verdict(True, "every constant tried keeps up with √d_k at both widths.")
+    told = "; ".join(
+        f"{constant} falls behind in {' and '.join(where)} heads"
+        for constant, where in fails.items()
+        if where
     )
-    return Verdict(False, f"no constant keeps up with √d_k at both widths: {fails}.")
+    kept = [constant for constant, where in fails.items() if not where]
+    rest = (
+        f" {', '.join(kept)} keeps up: scores that start too small can be learned away, scores "
+        "that start too large hardly."
+        if kept
+        else ""
+    )
+    return Verdict(False, f"not any constant does: {told}.{rest}")
 
 
 def _judge_extrapolation(inside, outside):
@@ -1083,8 +1088,8 @@ CLAIMS = [
         statement="√d_k is a numerical trick; any constant would do.",
         source="goes round",
         judge=_judge_sqrt,
-        holds=dict(root=(1.0, 1.0), constants={4: (1.0, 0.99)}),
-        fails=dict(root=(1.0, 1.0), constants={4: (1.0, 0.93), 16: (0.6, 1.0)}),
+        holds=dict(root=(1.0, 1.0), constants={"4": (1.0, 0.99)}),
+        fails=dict(root=(1.0, 1.0), constants={"1": (0.5, 0.4), "4": (1.0, 0.8), "16": (1, 1)}),
     ),
     Claim(
         id="attention/sinusoids-extrapolate",
