@@ -162,7 +162,7 @@ def doctor(args: argparse.Namespace) -> int:
     python = ready_environment()
     stale = not python and venv_python().is_file() and STAMP.is_file()
     if stale and STAMP.read_text() != UNFINISHED:
-        print("[fix] environment: its list of packages, or its place, has changed → python3 course.py lab")
+        print("[fix] environment: its packages or its place have changed → python3 course.py lab")
         python = str(venv_python())
     elif not python:
         print(f"[ok]  Python: {sys.version.split()[0]}")

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_a_config_that_is_not_json_is_refused():
 def _slow_build(folder: Path) -> None:
     with open(cache_dir() / "log.txt", "a") as log:
         log.write("built\n")
+    time.sleep(1)  # long enough for the others to arrive and wait
     (folder / "model.bin").write_text("weights")
 
 

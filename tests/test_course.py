@@ -151,7 +151,7 @@ def test_doctor_looks_into_an_environment_that_is_out_of_date(bare, capfd):
     course.venv_python().chmod(0o755)
     assert course.main(["doctor"]) == 1
     said = capfd.readouterr().out
-    assert "[fix] environment: its list of packages, or its place, has changed" in said
+    assert "[fix] environment: its packages or its place have changed" in said
     assert "[ok]  looked" in said
 
 
