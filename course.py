@@ -209,9 +209,7 @@ def ready_environment() -> str | None:
 
 def missing_packages() -> list[str]:
     """Names from pyproject.toml that this interpreter does not have, and the course itself."""
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = pyproject()
     wanted = project["dependencies"] + project["optional-dependencies"]["test"]
     missing = []
     for name in [re.match(r"[\w.-]+", requirement).group() for requirement in wanted]:
@@ -227,10 +225,16 @@ def missing_packages() -> list[str]:
     return missing
 
 
+def pyproject() -> dict:
+    import tomllib  # came with Python 3.11
+
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def fingerprint() -> str:
     """Changes when something else has to be installed, or the same thing in another place."""
-    parts = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
-    return hashlib.sha256(b"\n".join([*parts, str(ROOT).encode()])).hexdigest()
+    versions = (ROOT / "constraints.txt").read_text()
+    return hashlib.sha256(json.dumps([pyproject(), versions, str(ROOT)]).encode()).hexdigest()
 
 
 def venv_python() -> Path:

@@ -117,6 +117,9 @@ def test_no_venv_is_not_ready(bare):
 def test_a_completed_venv_is_ready_until_what_is_to_be_installed_changes(bare):
     make_venv(course.fingerprint())
     assert course.ready_environment() == str(course.venv_python())
+    with open(bare / "pyproject.toml", "a") as file:
+        file.write("[tool.ruff]\nline-length = 99\n")  # nothing to install
+    assert course.ready_environment() == str(course.venv_python())
     (bare / "constraints.txt").write_text("pytest==9.3.0\n")
     assert course.ready_environment() is None
 
