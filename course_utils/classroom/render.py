@@ -49,6 +49,9 @@ EDITOR_METADATA = {
     "lines_to_next_cell",
 }
 WIDGET = "application/vnd.jupyter.widget-view+json"
+BAR = re.compile(
+    r".*(\d+%\||\dit \[).*\]\s*$"
+)  # tqdm's: "loss:  40%|####      | 2/5 [00:01<00:02]"
 WIDGET_NOTE = (
     "[run this cell to move the slider]"  # tests/nbval_sanitize.cfg makes the live one the same
 )
@@ -145,7 +148,7 @@ def still(data: dict) -> dict:
     """A widget lives in a kernel only: keep the picture beside it, or one line in its place."""
     if "image/png" in data:
         return {mime: content for mime, content in data.items() if mime != WIDGET}
-    is_bar = re.match(r"\s*\d+%\||.*\d+it \[", data.get("text/plain", ""))
+    is_bar = BAR.match(data.get("text/plain", ""))
     return {"text/plain": "" if is_bar else WIDGET_NOTE}
 
 
