@@ -398,7 +398,7 @@ def test_nbval_fails_on_an_edited_output(tmp_path, stored, passes):
     one.execution_count = 1
     two = code("from ipywidgets import IntSlider\nIntSlider()", "two")
     two.outputs = [shown("execute_result", "[run this cell to move the slider]", execution_count=2)]
-    three = code("from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='two words'): pass", "three")
+    three = code("from tqdm.auto import tqdm\nfor _ in tqdm([1], desc='a b'): pass", "three")
     three.outputs = [shown("display_data", "")]
     two.execution_count, three.execution_count = 2, 3
     path = tmp_path / "01_tiny.ipynb"
