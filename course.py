@@ -56,41 +56,35 @@ Lost? `python3 course.py doctor` says what to mend.
 
 def main(words: list[str]) -> int:
     check_python()
-    parser = make_parser()
-    verbs = ["lab", "test", "render", "doctor"]
+    verbs = {"lab": lab, "test": test, "render": render, "doctor": doctor}
     if words and not words[0].startswith("-") and words[0] not in verbs:
         nearest = difflib.get_close_matches(words[0], verbs, n=1, cutoff=0.0)[0]
         sys.exit(f"course.py does not know '{words[0]}'. Did you mean: python3 course.py {nearest}")
+    parser = make_parser()
     args = parser.parse_args(words)
     if args.verb is None:
         parser.print_help()
         return 0
-    return args.run(args)
+    return verbs[args.verb](args)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="course.py",
         description=__doc__,
         epilog=MORE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="python3 course.py VERB ...   (VERB --help for one verb)",
     )
-    verbs = parser.add_subparsers(
-        dest="verb", metavar="VERB", title="verbs", prog="python3 course.py"
-    )
-    lab_words = verbs.add_parser("lab", help="open JupyterLab on the first lesson")
-    lab_words.add_argument("--no-browser", action="store_true", help="only print the address")
-    lab_words.add_argument("--port", type=int, metavar="N", help="default: 8888 or the next free")
-    lab_words.set_defaults(run=lab)
-    test_words = verbs.add_parser("test", help="run the tests and all notebooks")
-    test_words.add_argument("paths", nargs="*", metavar="PATH", help="a test or a notebook")
-    test_words.set_defaults(run=test)
-    render_words = verbs.add_parser("render", help="run notebooks and store their outputs")
-    render_words.add_argument("numbers", nargs="*", metavar="NN", help="a lesson; default: all")
-    render_words.set_defaults(run=render)
-    doctor_words = verbs.add_parser("doctor", help="check versions, device, cache, weights, disk")
-    doctor_words.set_defaults(run=doctor)
+    name = "python3 course.py"
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", prog=name)
+    words = verbs.add_parser("lab", help="open JupyterLab on the first lesson")
+    words.add_argument("--no-browser", action="store_true", help="only print the address")
+    words.add_argument("--port", type=int, metavar="N", help="default: 8888 or the next free one")
+    words = verbs.add_parser("test", help="run the tests and all notebooks")
+    words.add_argument("paths", nargs="*", metavar="PATH", help="a test or a notebook")
+    words = verbs.add_parser("render", help="run notebooks and store their outputs")
+    words.add_argument("numbers", nargs="*", metavar="NN", help="a lesson; default: all")
+    verbs.add_parser("doctor", help="check versions, device, cache, weights, disk")
     return parser
 
 

@@ -50,7 +50,7 @@ def test_an_unknown_word_gets_the_nearest_verb(word, nearest):
 
 def test_lab_takes_a_port_and_no_browser():
     args = course.make_parser().parse_args(["lab", "--no-browser", "--port", "9000"])
-    assert (args.run, args.no_browser, args.port) == (course.lab, True, 9000)
+    assert (args.verb, args.no_browser, args.port) == ("lab", True, 9000)
 
 
 def test_a_path_that_is_not_there_is_refused_before_anything_is_set_up():
