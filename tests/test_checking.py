@@ -55,6 +55,23 @@ def test_the_stub_is_not_attempted():
     assert make().check(stub).status == "not attempted"
 
 
+def test_a_bare_NotImplementedError_is_not_attempted_either():
+    def bare(x):
+        raise NotImplementedError
+
+    assert make().check(bare).status == "not attempted"
+
+
+def test_two_mistakes_that_raise_are_told_apart_by_what_they_raise():
+    mistakes = [
+        Mistake(lambda x: x.view(-1, 7), "You reshaped."),
+        Mistake(lambda x: x @ torch.ones(5), "You multiplied."),
+    ]
+    assert "You multiplied." in make(mistakes=mistakes).check(lambda x: x @ torch.ones(5)).message
+    unlisted = make(mistakes=mistakes).check(lambda x: x.chunk(0)).message
+    assert "You multiplied" not in unlisted and "You reshaped" not in unlisted
+
+
 def test_another_NotImplementedError_is_a_wrong_answer():
     def unfinished(x):
         raise NotImplementedError("later")
@@ -181,3 +198,18 @@ def test_an_unknown_id_names_the_nearest():
     known = exercises.all_exercises()[0].id
     with pytest.raises(ValueError, match=known):
         exercises.find_exercise(known + "s")
+
+
+def test_code_above_a_leftover_raise_is_told_to_remove_it(capsys):
+    @exercises.exercise("start/cosine-similarity")
+    def forgot(left, right):
+        """left (n, hidden_size), right (m, hidden_size)
+        → (n, m): the cosine of each row with each row"""
+        left = left / left.norm(dim=-1, keepdim=True)
+        raise NotImplementedError("your turn")
+
+    assert "now remove the line that raises" in capsys.readouterr().out
+    exercises.exercise("start/cosine-similarity")(
+        exercises.find_exercise("start/cosine-similarity").stub
+    )
+    assert "gives the first of 2 hints" in capsys.readouterr().out

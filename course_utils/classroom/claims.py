@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from course_utils.classroom.exercises import bank_modules, nearest
+from course_utils.classroom.lessons import UnknownName
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def claim_check(id: str, **measurement: Any) -> None:
     Raises ValueError for an id that does not exist; the nearest one is named.
     """
     if id not in _claims():
-        raise ValueError(f"there is no claim {id!r}; the nearest is {nearest(id, _claims())!r}")
+        raise UnknownName(f"there is no claim {id!r}; the nearest is {nearest(id, _claims())!r}")
     claim = _claims()[id]
     verdict = claim.judge(**measurement)
     print(f"Claim    {claim.statement} ({claim.source})")

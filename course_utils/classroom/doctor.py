@@ -55,8 +55,9 @@ class Findings(list):
             + "</tr>"
             for line in self
         )
-        head = "<tr><th></th><th>what</th><th>found</th><th>what to do</th></tr>"
-        return f"<table>{head}{rows}</table>"
+        heads = ("", "what", "found", "what to do")
+        head = "".join(f'<th style="text-align:left">{text}</th>' for text in heads)
+        return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def doctor() -> Findings:

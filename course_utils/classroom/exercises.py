@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.classroom.lessons import UnknownName
+
 SECONDS_A_CASE = 10.0
 YOUR_TURN = "your turn"  # a stub raises NotImplementedError("your turn")
 
@@ -108,7 +110,7 @@ class Exercise:
         """The message of the known mistake with the same outcome on every case, if any."""
         for mistake in self.mistakes:
             if all(
-                not _difference(got, _outcome(case, mistake.implementation), self.tolerance)
+                _same(got, _outcome(case, mistake.implementation), self.tolerance)
                 for case, got in zip(self.cases, outcomes)
             ):
                 return mistake.message
@@ -171,7 +173,7 @@ class _Outcome:
 
     @property
     def unattempted(self) -> bool:
-        return isinstance(self.error, NotImplementedError) and str(self.error) == YOUR_TURN
+        return isinstance(self.error, NotImplementedError) and str(self.error) in ("", YOUR_TURN)
 
 
 class _Stopped(BaseException):
@@ -245,6 +247,13 @@ def _difference(got: _Outcome, expected: _Outcome, tolerance: float) -> str | No
         wanted = type(expected.error).__name__
         return f"it should have raised {wanted}, and returned {_describe(got.value)}."
     return _unequal(got.value, expected.value, tolerance, "the result")
+
+
+def _same(got: _Outcome, other: _Outcome, tolerance: float) -> bool:
+    """Did two wrong answers fail alike? Errors are alike if they say the same."""
+    if got.error is not None and other.error is not None:
+        return _first_line(got.error) == _first_line(other.error)
+    return not _difference(got, other, tolerance)
 
 
 def _unequal(got: Any, want: Any, tolerance: float, name: str) -> str | None:
@@ -346,7 +355,7 @@ def nearest(name: str, names) -> str:
 def find_exercise(id: str) -> Exercise | OpenExercise:
     """The exercise of that id. Raises ValueError, naming the nearest id, if there is none."""
     if id not in _exercises():
-        raise ValueError(
+        raise UnknownName(
             f"there is no exercise {id!r}; the nearest is {nearest(id, _exercises())!r}"
         )
     return _exercises()[id]
@@ -368,15 +377,16 @@ def exercise(id: str) -> Callable[[Any], Any]:
         )
 
     def decorate(candidate: Any) -> Any:
-        from course_utils.classroom.mine import save  # these two need this module
+        from course_utils.classroom.mine import save, says_more_than  # these need this module
         from course_utils.classroom.progress import record
 
         result = found.check(candidate)
         if result.status == "not attempted":
-            print(
-                f"○ {id}: not attempted yet; the lesson goes on with the reference.\n"
-                f'  hint("{id}") gives the first of {len(found.hints)} hints.'
-            )
+            print(f"○ {id}: not attempted yet; the lesson goes on with the reference.")
+            if says_more_than(candidate, found.stub):
+                print('  You wrote something; now remove the line that raises "your turn".')
+            else:
+                print(f'  hint("{id}") gives the first of {len(found.hints)} hints.')
             return found.reference
         record(id, passed=result.status == "passed")
         if result.status == "failed":
@@ -401,7 +411,7 @@ def hint(id: str) -> None:
     _hints_given[id] = given + 1
     print(f"Hint {given + 1} of {len(found.hints)}: {found.hints[given]}")
     if given + 1 == len(found.hints):
-        print(f'That was the last one; solution("{id}") shows the reference.')
+        print(f'That was the last one, the next starts over; solution("{id}") shows the reference.')
 
 
 class Solution:

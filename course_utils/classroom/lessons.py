@@ -27,13 +27,20 @@ LESSONS = {
 }
 
 
+class UnknownName(ValueError):
+    """A mistyped id or lesson. A notebook shows its sentence, without the traceback into here."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"ValueError: {self}"]
+
+
 def lesson_title(lesson: str) -> str:
     """The title of a lesson, "01" -> "attention from scratch". Raises ValueError if there is
     none.
     """
     if lesson not in LESSONS:
         near = get_close_matches(str(lesson).zfill(2), LESSONS, n=1, cutoff=0.0)[0]
-        raise ValueError(
+        raise UnknownName(
             f"there is no lesson {lesson!r}; lessons are written as text, e.g. {near!r}"
         )
     return LESSONS[lesson]

@@ -149,6 +149,16 @@ def _source(value: Any, name: str) -> str:
     return ast.get_source_segment(text, nodes[-1]) + "\n"
 
 
+def says_more_than(candidate: Any, stub: Any) -> bool:
+    """Did the reader write anything into the stub?"""
+    try:
+        bodies = [ast.parse(_source(one, one.__name__)).body[0].body for one in (candidate, stub)]
+    except (_CannotKeep, OSError, SyntaxError):
+        return False
+    written, empty = ([ast.dump(part) for part in body] for body in bodies)
+    return written != empty
+
+
 def _global_names(source: str) -> set[str]:
     """The names that a piece of code reads from outside itself."""
 

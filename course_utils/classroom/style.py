@@ -54,6 +54,7 @@ def use_style() -> None:
             "figure.facecolor": "white",  # also in a dark theme: a figure is a sheet of paper
             "savefig.facecolor": "white",
             "figure.constrained_layout.use": True,
+            "figure.constrained_layout.w_pad": 0.08,
             "font.size": 11,
             "axes.titlesize": 12,
             "axes.titleweight": "bold",

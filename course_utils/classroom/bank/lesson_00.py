@@ -52,6 +52,25 @@ def _first_token(hidden_states, attention_mask):
     return hidden_states[:, 0]
 
 
+def _mask_without_axis(hidden_states, attention_mask):
+    return (hidden_states * attention_mask).sum(dim=1) / attention_mask.sum(dim=1, keepdim=True)
+
+
+def _count_without_axis(hidden_states, attention_mask):
+    return (hidden_states * attention_mask.unsqueeze(-1)).sum(dim=1) / attention_mask.sum(dim=1)
+
+
+def _overwrites_its_input(hidden_states, attention_mask):
+    hidden_states[attention_mask == 0] = 0
+    return hidden_states.sum(dim=1) / attention_mask.sum(dim=1, keepdim=True)
+
+
+def _input_kept(implementation):
+    hidden_states = torch.arange(12.0).view(1, 4, 3)
+    implementation(hidden_states, torch.tensor([[1, 1, 1, 0]]))
+    return hidden_states
+
+
 MEAN_POOLING = Exercise(
     id="start/mean-pooling",
     title="One vector for a sentence",
@@ -64,6 +83,7 @@ MEAN_POOLING = Exercise(
         Case("two real tokens by hand: (1, 2) and (3, 4) give (2, 3)", _by_hand),
         Case("three sentences of 5, 2 and 3 tokens", _padded),
         Case("the same in float64", lambda f: _padded(f, torch.float64)),
+        Case("the vectors that came in are left as they were", _input_kept),
     ],
     hints=[
         "Multiply by the mask first: padding becomes zero. What must you divide the sum by then?",
@@ -76,6 +96,21 @@ MEAN_POOLING = Exercise(
             _divided_by_length,
             "The padding adds nothing to your sum, but you still divide by all tokens: divide by "
             "the number of real ones.",
+        ),
+        Mistake(
+            _mask_without_axis,
+            "The mask has one number a token, the vectors have hidden_size of them: give the mask "
+            "a last axis of size 1, attention_mask.unsqueeze(-1).",
+        ),
+        Mistake(
+            _count_without_axis,
+            "The counts have shape (batch,) and would divide along the vector: keep their axis, "
+            "sum(dim=1, keepdim=True).",
+        ),
+        Mistake(
+            _overwrites_its_input,
+            "Right, but you wrote zeros into the caller's hidden_states. Multiply instead: that "
+            "makes a new tensor.",
         ),
         Mistake(_sum_only, "That is the sum: it still has to be divided by the number of tokens."),
         Mistake(
@@ -132,6 +167,18 @@ def _squared_norms(left, right):
     return left @ right.T / (left.pow(2).sum(-1)[:, None] * right.pow(2).sum(-1)[None, :])
 
 
+def _lengths_without_axis(left, right):
+    return (left / left.norm(dim=-1)) @ (right / right.norm(dim=-1)).T
+
+
+def _one_length_for_all(left, right):
+    return (left / left.norm()) @ (right / right.norm()).T
+
+
+def _row_by_row(left, right):
+    return torch.nn.functional.cosine_similarity(left, right)
+
+
 def _distance(left, right):
     return torch.cdist(left, right)
 
@@ -165,6 +212,19 @@ COSINE_SIMILARITY = Exercise(
             "You normalised columns (dim=0), which mixes different sentences; a row is one vector.",
         ),
         Mistake(_squared_norms, "You divided by squared lengths: the square root is missing."),
+        Mistake(
+            _lengths_without_axis,
+            "The lengths have shape (n,) and would divide along the vector: keep their axis, "
+            "norm(dim=-1, keepdim=True).",
+        ),
+        Mistake(
+            _one_length_for_all,
+            "norm() without dim is one length for the whole matrix; every row has its own.",
+        ),
+        Mistake(
+            _row_by_row,
+            "F.cosine_similarity compares row i with row i; here every row meets every row.",
+        ),
         Mistake(_distance, "That is the distance between the tips; alike should give 1, not 0."),
     ],
 )
