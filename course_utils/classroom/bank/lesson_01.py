@@ -1016,19 +1016,19 @@ def _judge_sqrt(root, constants):
     fails = {constant: behind(measured) for constant, measured in constants.items()}
     if not any(fails.values()):
         return Verdict(True, "every constant tried keeps up with √d_k at both widths.")
-    told = "; ".join(
+    told = ", ".join(
         f"{constant} falls behind in {' and '.join(where)} heads"
         for constant, where in fails.items()
         if where
     )
     kept = [constant for constant, where in fails.items() if not where]
     rest = (
-        f" {', '.join(kept)} keeps up: scores that start too small can be learned away, scores "
-        "that start too large hardly."
+        f" {', '.join(kept)} keeps up: scores that start too small can grow, scores that start too "
+        "large hardly shrink."
         if kept
         else ""
     )
-    return Verdict(False, f"not any constant does: {told}.{rest}")
+    return Verdict(False, f"{told}.{rest}")
 
 
 def _judge_extrapolation(inside, outside):
@@ -1039,8 +1039,8 @@ def _judge_extrapolation(inside, outside):
         return Verdict(True, "it answers beyond the training length as well as within it.")
     return Verdict(
         False,
-        "every position has an encoding, but what the model learned on the trained ones does not "
-        "carry over to those beyond.",
+        "every position has an encoding, but what was learned on the trained ones does not carry "
+        "over to those beyond.",
     )
 
 
@@ -1050,8 +1050,8 @@ def _judge_doubling(ratio):
         return Verdict(True, "the layer takes nearer to 4 times as long.")
     return Verdict(
         False,
-        "from 128 to 256 tokens a layer takes nearer to 2 times as long; only the scores and the "
-        "mixing grow with the square, and at these lengths they are a small part.",
+        "from 128 to 256 tokens a layer takes nearer to 2 times as long. Only scores and mixing "
+        "grow with the square, and here they are a small part.",
     )
 
 
@@ -1067,7 +1067,7 @@ def _judge_heads(one_lookup, two_lookups):
     }
     most = max(two_lookups)
     narrow = (
-        " More is not better without end: the narrowest heads are behind the best number again."
+        " The most and narrowest heads fall behind again."
         if two_lookups[most] < best_of_many(two_lookups) - SAME
         else ""
     )
@@ -1076,8 +1076,8 @@ def _judge_heads(one_lookup, two_lookups):
     if gains["two lookups"]:
         return Verdict(
             False,
-            "not as a rule: several heads are far ahead where one answer needs two lookups, and no "
-            f"better where one lookup is enough.{narrow}",
+            "several heads are far ahead where one answer needs two lookups, and no better where "
+            f"one lookup is enough.{narrow}",
         )
     return Verdict(False, "several heads are not ahead even where the answer needs two lookups.")
 
