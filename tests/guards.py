@@ -35,7 +35,7 @@ COMPARED_SHARE = 0.6
 ALT_LENGTH = 30
 ANSWER_WORDS = 100  # half a minute, spoken
 SLIDES = {"slide", "subslide", "fragment", "skip", "notes"}
-MARKS = set("×·√→←↑↓↔≤≥≈≠−–…“”‘’°±∞○●◐✓✗▸◂§µ†′″²³½¼⌈⌉⌊⌋⟨⟩⊤‖¬∈∑∂")
+MARKS = set("×·√→←↑↓↔≤≥≈≠−–…“”‘’°±∞○●◐•✓✗▸◂§µ†′″²³½¼⌈⌉⌊⌋⟨⟩⊤‖¬∈∑∂")
 # Called in every lesson; what these print says nothing about the lesson's results.
 HOUSE = {
     "start",
