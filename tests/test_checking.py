@@ -8,6 +8,7 @@ from torch import nn
 
 from course_utils.classroom import exercises
 from course_utils.classroom.exercises import Case, Exercise, Mistake, OpenExercise, fill_
+from course_utils.classroom.lessons import wrapped
 
 
 def halve(x):
@@ -213,3 +214,10 @@ def test_code_above_a_leftover_raise_is_told_to_remove_it(capsys):
         exercises.find_exercise("start/cosine-similarity").stub
     )
     assert "gives the first of 2 hints" in capsys.readouterr().out
+
+
+def test_long_messages_break_between_words_with_an_indent():
+    text = wrapped("✗ id: " + "word " * 40 + "\n  Check: " + "x" * 120)
+    lines = text.splitlines()
+    assert all(len(line) <= 92 for line in lines[:-1]) and lines[1].startswith("  word")
+    assert lines[-1].strip() == "x" * 120  # what has no blank is left whole

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from course_utils.classroom.exercises import bank_modules, nearest
-from course_utils.classroom.lessons import UnknownName
+from course_utils.classroom.lessons import UnknownName, wrapped
 
 
 @dataclass(frozen=True)
@@ -63,5 +63,9 @@ def claim_check(id: str, **measurement: Any) -> None:
         raise UnknownName(f"there is no claim {id!r}; the nearest is {nearest(id, _claims())!r}")
     claim = _claims()[id]
     verdict = claim.judge(**measurement)
-    print(f"Claim    {claim.statement} ({claim.source})")
-    print(f"Verdict  {'holds' if verdict.holds else 'does not hold'}: {verdict.sentence}")
+    held = "holds" if verdict.holds else "does not hold"
+    for line in (
+        f"Claim    {claim.statement} ({claim.source})",
+        f"Verdict  {held}: {verdict.sentence}",
+    ):
+        print(wrapped(line, indent=" " * 9))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_utils.classroom.lessons import UnknownName
+from course_utils.classroom.lessons import UnknownName, wrapped
 
 SECONDS_A_CASE = 10.0
 YOUR_TURN = "your turn"  # a stub raises NotImplementedError("your turn")
@@ -390,12 +390,10 @@ def exercise(id: str) -> Callable[[Any], Any]:
             return found.reference
         record(id, passed=result.status == "passed")
         if result.status == "failed":
-            print(
-                f"✗ {id}: {result.message}\n"
-                f'  The lesson goes on with the reference. hint("{id}") gives a hint.'
-            )
+            print(wrapped(f"✗ {id}: {result.message}"))
+            print(f'  The lesson goes on with the reference. hint("{id}") gives a hint.')
             return found.reference
-        print(f"✓ {id}: {result.message}. {save(found, candidate)}")
+        print(wrapped(f"✓ {id}: {result.message}. {save(found, candidate)}"))
         return candidate
 
     return decorate
@@ -409,7 +407,7 @@ def hint(id: str) -> None:
     found = find_exercise(id)
     given = _hints_given.get(id, 0) % len(found.hints)
     _hints_given[id] = given + 1
-    print(f"Hint {given + 1} of {len(found.hints)}: {found.hints[given]}")
+    print(wrapped(f"Hint {given + 1} of {len(found.hints)}: {found.hints[given]}"))
     if given + 1 == len(found.hints):
         print(f'That was the last one, the next starts over; solution("{id}") shows the reference.')
 

@@ -1,5 +1,6 @@
 """The lessons in order, and where the things of the repository lie."""
 
+import textwrap
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -25,6 +26,15 @@ LESSONS = {
     "16": "looking inside BERT",
     "17": "interview rehearsal",
 }
+
+
+def wrapped(text: str, indent: str = "  ") -> str:
+    """A printed message in lines of at most 92 columns; a notebook would break it inside a word."""
+    parts = (
+        textwrap.wrap(line, 92, subsequent_indent=indent, break_long_words=False)
+        for line in text.splitlines()
+    )
+    return "\n".join("\n".join(part) for part in parts)
 
 
 class UnknownName(ValueError):
