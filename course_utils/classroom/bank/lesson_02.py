@@ -8,6 +8,7 @@ from torch import nn
 
 from course_utils import encoder, layers
 from course_utils.attention import MultiHeadAttention
+from course_utils.classroom.claims import Claim, Verdict
 from course_utils.classroom.exercises import Case, Exercise, Mistake, OpenExercise, fill_
 from course_utils.layers import FeedForward, LayerNorm, activation_function, gelu, gelu_tanh
 
@@ -712,3 +713,110 @@ That is why pre-norm trains without warm-up, and why its late layers change the 
 )
 
 EXERCISES = [GELU, LAYER_NORM, FEED_FORWARD, ENCODER_LAYER, PARAMETER_COUNT, PRE_NORM]
+
+
+# --- Claims ---------------------------------------------------------------------------------------
+
+
+def _judge_tanh_gelu(to_exact: float, to_tanh: float) -> Verdict:
+    """largest distance of the library's BERT activation to each of the two forms"""
+    if to_tanh < to_exact:
+        return Verdict(True, "the library's BERT computes the tanh form.")
+    return Verdict(
+        False,
+        "Hugging Face's BERT computes the exact form; Google's own code computes the tanh form. "
+        "They differ by less than 0.0005 at any x.",
+    )
+
+
+def _judge_std_plus_epsilon(apart: float) -> Verdict:
+    """relative difference between the printed formula and nn.LayerNorm, at 768 features"""
+    if apart < 1e-5:
+        return Verdict(True, "the formula gives what nn.LayerNorm gives.")
+    return Verdict(
+        False,
+        "torch.std divides by n − 1, LayerNorm by n; even at 768 features a parity test to 1e-5 "
+        "sees the difference.",
+    )
+
+
+def _judge_norm_placement(post_cold: float, post_warm: float, pre_cold: float) -> Verdict:
+    """last losses of training: post-norm without and with warm-up, pre-norm without"""
+    if post_cold < 1.5 * max(post_warm, pre_cold):
+        return Verdict(True, "all runs learned alike; the place of the norm made no difference.")
+    return Verdict(
+        False,
+        "at this depth and rate post-norm without warm-up is left behind; with warm-up, or in "
+        "pre-norm, the same layers learn.",
+    )
+
+
+def _judge_optional(
+    shallow_residual: float, deep_residual: float, shallow_norm: float, deep_norm: float
+) -> Verdict:
+    """accuracies without residuals and without LayerNorm, at two and at six layers"""
+    works = 0.9
+    names = [
+        name
+        for name, value in (
+            ("residuals at two layers", shallow_residual),
+            ("residuals at six", deep_residual),
+            ("LayerNorm at two layers", shallow_norm),
+            ("LayerNorm at six", deep_norm),
+        )
+        if value < works
+    ]
+    if not names:
+        return Verdict(True, "every stack learned the task without them, at two and at six layers.")
+    return Verdict(False, f"this task is not learned without {', '.join(names)}.")
+
+
+def _judge_most_in_attention(attention_share: float) -> Verdict:
+    """share of one layer's parameters that belong to attention"""
+    if attention_share > 0.5:
+        return Verdict(True, "attention holds more than half of a layer.")
+    return Verdict(False, "attention holds a third of a layer, feed-forward two thirds.")
+
+
+CLAIMS = [
+    Claim(
+        id="encoder/tanh-gelu",
+        statement="BERT uses the tanh GELU.",
+        source="goes round; true of Google's code",
+        judge=_judge_tanh_gelu,
+        holds=dict(to_exact=4.7e-4, to_tanh=0.0),
+        fails=dict(to_exact=0.0, to_tanh=4.7e-4),
+    ),
+    Claim(
+        id="encoder/std-plus-epsilon",
+        statement="LayerNorm is (x − mean) / (std + ε).",
+        source="tutorials",
+        judge=_judge_std_plus_epsilon,
+        holds=dict(apart=1e-7),
+        fails=dict(apart=6.5e-4),
+    ),
+    Claim(
+        id="encoder/norm-placement",
+        statement="Post-norm or pre-norm is a detail.",
+        source="goes round",
+        judge=_judge_norm_placement,
+        holds=dict(post_cold=0.25, post_warm=0.25, pre_cold=0.2),
+        fails=dict(post_cold=1.1, post_warm=0.25, pre_cold=0.2),
+    ),
+    Claim(
+        id="encoder/most-in-attention",
+        statement="Most of BERT's parameters are in attention.",
+        source="goes round",
+        judge=_judge_most_in_attention,
+        holds=dict(attention_share=0.6),
+        fails=dict(attention_share=1 / 3),
+    ),
+    Claim(
+        id="encoder/optional",
+        statement="Residuals and LayerNorm are optional.",
+        source="goes round",
+        judge=_judge_optional,
+        holds=dict(shallow_residual=0.99, deep_residual=0.98, shallow_norm=0.99, deep_norm=0.98),
+        fails=dict(shallow_residual=0.97, deep_residual=0.4, shallow_norm=0.99, deep_norm=0.5),
+    ),
+]
