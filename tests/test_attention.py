@@ -161,6 +161,11 @@ def test_causal_mask_keeps_the_future_out():
     assert not torch.equal(before[:, :, 4:], after[:, :, 4:])
 
 
+def test_causal_mask_sees_itself_and_what_came_before():
+    x, o = True, False
+    assert causal_mask(3).tolist() == [[x, o, o], [x, x, o], [x, x, x]]
+
+
 def test_sliding_window_counts():
     mask = sliding_window_mask(7, 2)
     assert mask.sum(-1).tolist() == [3, 4, 5, 5, 5, 4, 3]
