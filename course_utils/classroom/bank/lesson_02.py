@@ -652,6 +652,12 @@ PARAMETER_COUNT = Exercise(
             "You counted query, key and value; attention has a fourth matrix, the output.",
         ),
         Mistake(
+            lambda hidden_size, intermediate_size: _count(
+                hidden_size, intermediate_size, bias=False, norms=0
+            ),
+            "You counted the six matrices; the biases and the two LayerNorms are missing.",
+        ),
+        Mistake(
             lambda hidden_size, intermediate_size: _count(hidden_size, intermediate_size, norms=1),
             "You counted one LayerNorm; a layer has two, each with a weight and a bias.",
         ),
