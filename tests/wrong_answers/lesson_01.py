@@ -56,12 +56,12 @@ def merge_first_head_repeated(per_head):
     return per_head[:, 0].repeat(1, 1, per_head.size(1))
 
 
-class WithoutBias(nn.Module):
+class WithoutOutputBias(nn.Module):
     def __init__(self, hidden_size, num_heads, dropout=0.0):
         super().__init__()
         self.num_heads, self.dropout = num_heads, nn.Dropout(dropout)
         for name in ("query", "key", "value", "output"):
-            setattr(self, name, nn.Linear(hidden_size, hidden_size, bias=False))
+            setattr(self, name, nn.Linear(hidden_size, hidden_size, bias=name != "output"))
 
     def forward(self, query, key, value, mask=None, need_weights=True):
         q = attention.split_heads(self.query(query), self.num_heads)
@@ -94,6 +94,6 @@ WRONG = {
     "attention/scaled-dot-product": [attention_without_max, attention_with_detached_weights],
     "attention/split-heads": [split_backwards, split_and_scaled],
     "attention/merge-heads": [merge_backwards, merge_first_head_repeated],
-    "attention/multi-head-attention": [WithoutBias, WithResidual],
+    "attention/multi-head-attention": [WithoutOutputBias, WithResidual],
     "attention/sinusoidal-positions": [sinusoids_of_positions_halved, sinusoids_in_degrees],
 }

@@ -59,6 +59,10 @@ def _scores_by_keys(query, key):
     return query @ key.transpose(-2, -1) / math.sqrt(key.size(-2))
 
 
+def _scores_by_heads(query, key):
+    return query @ key.transpose(-2, -1) / math.sqrt(query.size(1))
+
+
 def _scores_keys_first(query, key):
     return key @ query.transpose(-2, -1) / math.sqrt(query.size(-1))
 
@@ -108,6 +112,11 @@ SCORES = Exercise(
             _scores_by_keys,
             "You divided by the square root of the number of keys; what is added up in one score "
             "is d_k products.",
+        ),
+        Mistake(
+            _scores_by_heads,
+            "You divided by the square root of the number of heads. What is added up in one score "
+            "is d_k products, the last axis.",
         ),
         Mistake(
             _scores_keys_first,
@@ -165,6 +174,11 @@ def _mask_additive(attention_mask):
     return (1.0 - attention_mask[:, None, None, :].float()) * -1e9
 
 
+def _mask_of_infinities(attention_mask):
+    padding = (attention_mask == 0)[:, None, None, :]
+    return torch.zeros(padding.shape).masked_fill(padding, float("-inf"))
+
+
 def _mask_three_axes(attention_mask):
     return attention_mask.bool()[:, None, :]
 
@@ -216,6 +230,11 @@ PADDING_MASK = Exercise(
             _mask_additive,
             "That is an additive mask, made to be added to scores. Ours is boolean: True = may "
             "attend.",
+        ),
+        Mistake(
+            _mask_of_infinities,
+            "0 and −∞ make an additive mask: right when added to the scores, but a float. Ours is "
+            "boolean, True = may attend, and the attention does the filling.",
         ),
         Mistake(
             _mask_three_axes,
@@ -280,6 +299,14 @@ def _sdpa_inverted_mask(query, key, value, mask=None):
     )
 
 
+def _sdpa_fill_where_true(query, key, value, mask=None):
+    scores = attention.attention_scores(query, key)
+    if mask is not None:
+        scores = scores.masked_fill(mask, float("-inf"))
+    weights = scores.softmax(-1)
+    return weights @ value, weights
+
+
 def _sdpa_no_mask(query, key, value, mask=None):
     return attention.scaled_dot_product_attention(query, key, value)
 
@@ -296,6 +323,14 @@ def _sdpa_nan(query, key, value, mask=None):
     scores = attention.attention_scores(query, key)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-1)
+    return weights @ value, weights
+
+
+def _sdpa_nan_added(query, key, value, mask=None):
+    scores = attention.attention_scores(query, key)
+    if mask is not None:
+        scores = scores + torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
     weights = scores.softmax(-1)
     return weights @ value, weights
 
@@ -330,6 +365,25 @@ def _sdpa_over_queries(query, key, value, mask=None):
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(-2).nan_to_num(0.0)
+    return weights @ value, weights
+
+
+def _sdpa_over_queries_plain(query, key, value, mask=None):
+    scores = attention.attention_scores(query, key)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(-2)
+    return weights @ value, weights
+
+
+def _sdpa_over_queries_but_empty(query, key, value, mask=None):
+    scores = attention.attention_scores(query, key)
+    if mask is None:
+        weights = scores.softmax(-2)
+    else:
+        empty = ~mask.any(-1, keepdim=True)
+        scores = scores.masked_fill(~(mask | empty), float("-inf"))
+        weights = scores.softmax(-2).masked_fill(empty, 0.0)
     return weights @ value, weights
 
 
@@ -376,6 +430,11 @@ SCALED_DOT_PRODUCT = Exercise(
             "fill where ~mask.",
         ),
         Mistake(
+            _sdpa_fill_where_true,
+            "You filled where the mask is True, so you hid what may be seen: True means “may "
+            "attend”. Fill where ~mask.",
+        ),
+        Mistake(
             _sdpa_no_mask, "Without a mask this is right; with one, nothing changes: use mask."
         ),
         Mistake(
@@ -387,6 +446,11 @@ SCALED_DOT_PRODUCT = Exercise(
             _sdpa_nan,
             "A row where everything is masked came out as NaN: softmax over nothing but −∞ is 0/0. "
             "Such a row should give zeros.",
+        ),
+        Mistake(
+            _sdpa_nan_added,
+            "An added −∞ makes an empty row NaN, forward and backward, and the gradient carries it "
+            "to every weight. Such a row should give zeros: fill, and let no NaN arise.",
         ),
         Mistake(
             _sdpa_nan_in_gradient,
@@ -407,6 +471,16 @@ SCALED_DOT_PRODUCT = Exercise(
             _sdpa_over_queries,
             "Your softmax runs over the queries: columns sum to 1. Each query shares out its "
             "attention over the keys: dim=-1.",
+        ),
+        Mistake(
+            _sdpa_over_queries_plain,
+            "Your softmax runs over dim=-2, the queries; each query shares out its attention over "
+            "the keys: dim=-1. (A hidden key's column is −∞ alone; hence the NaN.)",
+        ),
+        Mistake(
+            _sdpa_over_queries_but_empty,
+            "Empty rows are in order, but your softmax runs over dim=-2, the queries. The weights "
+            "of one query, a row, must sum to 1: dim=-1.",
         ),
         Mistake(_sdpa_output_only, "Return both: output, weights."),
         Mistake(_sdpa_weights_first, "Both are right, in the wrong order: output first."),
@@ -586,7 +660,8 @@ MERGE_HEADS = Exercise(
 
 class MultiHeadAttentionStub(nn.Module):
     """num_heads attentions side by side. Linear layers: query, key, value, output, all
-    hidden_size → hidden_size, with bias. dropout acts on the weights, in training only.
+    hidden_size → hidden_size, with bias. dropout acts on the weights, in training only;
+    the weights that are returned are those before dropout.
     """
 
     def __init__(self, hidden_size, num_heads, dropout=0.0):
@@ -638,6 +713,46 @@ def _dropout_acts(implementation):
     }
 
 
+def _in_training(implementation, value, output_weight):
+    """Eval's weights, then training's output and weights, dropout 0.5, value layer the identity.
+
+    Two heads of 8, 8 keys, a batch of one. What is compared is structure, not numbers: which
+    weights are dropped may follow from any order of draws.
+    """
+    layer = fill_(implementation(16, 2, dropout=0.5), seed=4)
+    parameters = dict(layer.named_parameters())
+    known = {"value.weight": torch.eye(16), "output.weight": output_weight}
+    known |= {"value.bias": torch.zeros(16), "output.bias": torch.zeros(16)}
+    with torch.no_grad():
+        for name in known.keys() & parameters.keys():
+            parameters[name].copy_(known[name])
+    query, key = _draw(10, (1, 8, 16), (1, 8, 16))
+    before = layer(query, key, value)[1]
+    return before, *layer.train()(query, key, value)
+
+
+def _dropout_of_weights(implementation):
+    value = torch.eye(8).repeat(1, 2)[None]  # key j: feature j of each head, so weights show
+    before, output, weights = _in_training(implementation, value, torch.eye(16))
+    seen = attention.split_heads(output, 2)  # (1, heads, queries, keys)
+    dropped = seen == 0
+    return {
+        "each weight dropped or doubled": bool((dropped | seen.isclose(2 * before)).all()),
+        "each query drops its own": not bool((dropped == dropped[:, :, :1]).all()),
+        "returned rows sum to 1": bool((weights.sum(-1) - 1).abs().max() < 1e-4),
+    }
+
+
+def _dropout_of_alike_features(implementation):
+    value = torch.arange(1.0, 9.0)[None, :, None].expand(1, 8, 16)  # key j: j + 1 throughout
+    each = attention.split_heads(_in_training(implementation, value, torch.eye(16))[1], 2)
+    added = _in_training(implementation, value, torch.full((16, 16), 1 / 16))[1]
+    return {
+        "alike in each head": torch.allclose(each, each[..., :1], rtol=1e-4),
+        "alike when output adds them up": torch.allclose(added, added[..., :1], rtol=1e-4),
+    }
+
+
 class _Wrong(attention.MultiHeadAttention):
     """The reference with its steps as methods, so that each mistake changes one."""
 
@@ -669,6 +784,28 @@ class _NoOutputProjection(_Wrong):
         return mixed
 
 
+class _NoOutputLayer(_Wrong):
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        super().__init__(hidden_size, num_heads, dropout)
+        del self.output
+
+    def finish(self, mixed):
+        return mixed
+
+
+class _WithoutBias(_Wrong):
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        super().__init__(hidden_size, num_heads, dropout)
+        for name in ("query", "key", "value", "output"):
+            setattr(self, name, nn.Linear(hidden_size, hidden_size, bias=False))
+
+
+class _NoSuper(_Wrong):
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        self.num_heads = num_heads
+        self.query = nn.Linear(hidden_size, hidden_size)  # raises
+
+
 class _SplitByView(_Wrong):
     def split(self, x):
         return _split_viewed(x, self.num_heads)
@@ -679,7 +816,7 @@ class _MergeByView(_Wrong):
         return _merge_reshaped(x)
 
 
-class _ValueFromQuery(_Wrong):
+class _AllFromQuery(_Wrong):
     def project(self, query, key, value):
         return self.query(query), self.key(query), self.value(query)
 
@@ -687,6 +824,11 @@ class _ValueFromQuery(_Wrong):
 class _ValueFromKey(_Wrong):
     def project(self, query, key, value):
         return self.query(query), self.key(key), self.value(key)
+
+
+class _ValueFromQuery(_Wrong):
+    def project(self, query, key, value):
+        return self.query(query), self.key(key), self.value(query)
 
 
 class _OneLayerForKeyAndValue(_Wrong):
@@ -728,6 +870,40 @@ class _DropoutAlways(_Wrong):
         return result
 
 
+class _DropoutOfFeatures(_Wrong):
+    """Dropout, but not of weights: subclasses say of what."""
+
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        super().__init__(hidden_size, num_heads)  # none of the weights
+        self.of_features = nn.Dropout(dropout)
+
+
+class _DropoutOfOutput(_DropoutOfFeatures):
+    def finish(self, mixed):
+        return self.of_features(self.output(mixed))
+
+
+class _DropoutOfMixed(_DropoutOfFeatures):
+    def finish(self, mixed):
+        return self.output(self.of_features(mixed))
+
+
+class _DropoutOfValues(_DropoutOfFeatures):
+    def project(self, query, key, value):
+        return self.query(query), self.key(key), self.of_features(self.value(value))
+
+
+class _ReturnsDropped(_Wrong):
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        super().__init__(hidden_size, num_heads)
+        self.of_weights = nn.Dropout(dropout)
+
+    def attend(self, q, k, v, mask):
+        _, weights = attention.scaled_dot_product_attention(q, k, v, mask)
+        weights = self.of_weights(weights)
+        return weights @ v, weights
+
+
 MULTI_HEAD = Exercise(
     id="attention/multi-head-attention",
     lesson="01",
@@ -746,6 +922,8 @@ MULTI_HEAD = Exercise(
         Case("need_weights=False gives None", _many_heads(3, masked=True, need_weights=False)),
         Case("gradients of every parameter", _many_heads(3, masked=True, gradient=True)),
         Case("dropout acts in training, and only there", _dropout_acts),
+        Case("it drops weights, and the weights returned are whole", _dropout_of_weights),
+        Case("it drops no features: those alike stay alike", _dropout_of_alike_features),
     ],
     hints=[
         "You have all the parts: three linear layers, split_heads, scaled_dot_product_attention, "
@@ -763,6 +941,19 @@ MULTI_HEAD = Exercise(
             "self.output(...).",
         ),
         Mistake(
+            _NoOutputLayer,
+            "A layer is missing, self.output: it mixes what the heads found, and is the last step.",
+        ),
+        Mistake(
+            _WithoutBias,
+            "Your linear layers have no bias. BERT's have one: leave out bias=False.",
+        ),
+        Mistake(
+            _NoSuper,
+            "super().__init__() is missing: an nn.Module can hold no layers before that call. Make "
+            "it the first line of __init__.",
+        ),
+        Mistake(
             _SplitByView,
             "Right with one head only: the split mixes features of different tokens. Cut the last "
             "axis first, then transpose.",
@@ -773,9 +964,13 @@ MULTI_HEAD = Exercise(
             "swapped back.",
         ),
         Mistake(
-            _ValueFromQuery,
+            _AllFromQuery,
             "Right for self-attention only: keys and values are made from the key and value "
             "inputs, not from query.",
+        ),
+        Mistake(
+            _ValueFromQuery,
+            "Your values are made from query. Right for self-attention only: self.value(value).",
         ),
         Mistake(
             _ValueFromKey,
@@ -811,6 +1006,26 @@ MULTI_HEAD = Exercise(
             _DropoutAlways,
             "Your dropout also acts in eval(): F.dropout needs training=self.training, or use "
             "nn.Dropout.",
+        ),
+        Mistake(
+            _DropoutOfOutput,
+            "Your dropout acts on the output. Here it drops attention weights: a query forgets "
+            "whole keys, and what it does mix stays complete.",
+        ),
+        Mistake(
+            _DropoutOfMixed,
+            "Your dropout acts on the mixed values: single features are lost. It belongs one step "
+            "earlier, on the weights that mix them.",
+        ),
+        Mistake(
+            _DropoutOfValues,
+            "Your dropout acts on the values, so all queries lose the same features. It belongs on "
+            "the weights, anew for each query.",
+        ),
+        Mistake(
+            _ReturnsDropped,
+            "The output is right; the weights you return are those after dropout, whose rows no "
+            "longer sum to 1. Return the ones before.",
         ),
     ],
 )
@@ -855,6 +1070,11 @@ def _sinusoids_each_its_own(length, hidden_size, base=10_000.0):
 def _sinusoids_half_exponent(length, hidden_size, base=10_000.0):
     angle = _position_column(length) * base ** (-torch.arange(hidden_size // 2) / hidden_size)
     return _interleave(angle.sin(), angle.cos())
+
+
+def _sinusoids_by_column(length, hidden_size, base=10_000.0):
+    angle = _position_column(length) * base ** (-2 * torch.arange(hidden_size) / hidden_size)
+    return _interleave(angle[:, 0::2].sin(), angle[:, 1::2].cos())
 
 
 def _sinusoids_multiplied(length, hidden_size, base=10_000.0):
@@ -912,6 +1132,11 @@ SINUSOIDAL = Exercise(
         Mistake(
             _sinusoids_half_exponent,
             "The exponent runs to ½ only: with i counting pairs it is 2i / hidden_size.",
+        ),
+        Mistake(
+            _sinusoids_by_column,
+            "Your exponent is 2 · column / hidden_size. In 2i / hidden_size i counts pairs: i = "
+            "column // 2, the same for a sine and its cosine.",
         ),
         Mistake(
             _sinusoids_multiplied,
