@@ -194,6 +194,14 @@ def test_explore_shows_a_later_error_in_the_figures_place(shown):
     assert "ZeroDivisionError: division by zero" in words.value
 
 
+def test_a_slider_starts_at_the_default_of_its_argument(shown):
+    def plot_at(height=4.0, **others):
+        plot(height)
+
+    explore(plot_at, height=(1.0, 5.0))
+    assert "here 4" in shown[0]["text/plain"]
+
+
 def test_explore_refuses_what_is_not_a_slider():
     with pytest.raises(ValueError, match="needs a slider"):
         explore(plot)

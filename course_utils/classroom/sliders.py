@@ -1,5 +1,6 @@
 """Sliders over a figure: `explore` redraws in place, and leaves a still picture for readers."""
 
+import inspect
 import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -20,7 +21,8 @@ def explore(function: Callable, static: Callable | None = None, **sliders: Any) 
     static: draws the still picture that stays in the stored notebook, on paper and wherever no
         kernel runs; without it, `function` at the sliders' starting values.
     sliders: name=(lowest, highest) or (lowest, highest, step) for whole numbers or floats,
-        name=["a", "b"] for a choice, name=True for a tick box, or any ipywidgets control.
+        name=["a", "b"] for a choice, name=True for a tick box, or any ipywidgets control. A slider
+        starts at the default of its argument, if it has one.
 
     The output is one: front ends with a kernel show the sliders, all others the still picture.
     Raises ValueError for a slider that ipywidgets can not make, and what `function` raises at the
@@ -29,6 +31,10 @@ def explore(function: Callable, static: Callable | None = None, **sliders: Any) 
     controls = {name: _control(name, spec) for name, spec in sliders.items()}
     if not controls:
         raise ValueError("explore() needs a slider, for instance temperature=(0.5, 5.0)")
+    for name, parameter in inspect.signature(function).parameters.items():
+        own = isinstance(sliders.get(name), widgets.Widget)  # it brings its own start
+        if name in controls and parameter.default is not parameter.empty and not own:
+            controls[name].value = parameter.default
     picture, words = widgets.Image(format="png"), widgets.HTML()
 
     def redraw(_change: Any = None) -> None:
