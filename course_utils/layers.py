@@ -67,7 +67,7 @@ class LayerNorm(nn.Module):
 
     Shapes: (..., hidden_size) → (..., hidden_size).
 
-    Source: Ba, Kiros and Hinton 2016, *Layer Normalization*, section 3.1.
+    Source: Ba, Kiros and Hinton 2016, *Layer Normalization*, section 3, equation 3.
     """
 
     def __init__(self, hidden_size: int, eps: float = 1e-12) -> None:

@@ -65,6 +65,13 @@ class LayerThatAddsInPlace(EncoderLayer):
         return self.feed_forward_norm(x + self.feed_forward(x)), weights
 
 
+class LayerThatDropsAfterTheNorm(EncoderLayer):
+    def forward(self, x, mask=None, need_weights=False):
+        attended, weights = self.attention(x, x, x, mask, need_weights)
+        x = self.dropout(self.attention_norm(x + attended))
+        return self.feed_forward_norm(x + self.feed_forward(x)), weights
+
+
 def count_as_float(hidden_size, intermediate_size):
     layer = EncoderLayer(hidden_size, 1, intermediate_size)
     return torch.tensor([parameter.numel() for parameter in layer.parameters()]).sum()
@@ -83,6 +90,7 @@ WRONG = {
         LayerThatNormsTheInputToo,
         LayerThatScalesTheResidual,
         LayerThatAddsInPlace,
+        LayerThatDropsAfterTheNorm,
     ],
     "encoder/parameter-count": [count_as_float, count_with_a_third_norm],
 }

@@ -51,6 +51,10 @@ def _gelu_erf_only(x):
     return 0.5 * x * torch.erf(x / math.sqrt(2))
 
 
+def _gelu_root_outside(x):
+    return 0.5 * x * (1 + torch.erf(x) / math.sqrt(2))
+
+
 def _gelu_sigmoid(x):
     return x * torch.sigmoid(1.702 * x)
 
@@ -98,6 +102,10 @@ GELU = Exercise(
             "You called erf(x). The normal distribution needs erf(x / √2): erf is that of a normal "
             "with variance ½.",
         ),
+        Mistake(
+            _gelu_root_outside,
+            "You divided erf(x) by √2. The root belongs inside: erf(x / √2).",
+        ),
         Mistake(_gelu_phi_only, "This is Φ(x) alone, a number from 0 to 1: multiply it by x."),
         Mistake(
             _gelu_erf_only,
@@ -142,6 +150,10 @@ def _norm_large_eps(implementation):
     return implementation(2, eps=3.0)(torch.tensor([[-1.0, 1.0]]))
 
 
+def _norm_equal_features(implementation):
+    return fill_(implementation(4), seed=5)(torch.tensor([[3.0] * 4, [-0.5] * 4]))
+
+
 def _norm_small_values(implementation):
     return implementation(6)(1e-3 * _draw(3, 2, 6))
 
@@ -154,7 +166,7 @@ def _norm_parameters(implementation):
 def _norm_gradients(implementation):
     module, x = fill_(implementation(4), seed=3), _draw(4, 3, 4).requires_grad_()
     module(x).pow(2).sum().backward()
-    return x.grad, dict(module.named_parameters())["weight"].grad
+    return x.grad, {name: p.grad for name, p in sorted(module.named_parameters())}
 
 
 class _Norm(nn.Module):
@@ -222,6 +234,33 @@ class _NormPytorchEps(_Norm):
     default_eps = 1e-5
 
 
+class _NormWithoutEps(_Norm):
+    def normalize(self, x):
+        return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True, correction=0)
+
+
+class _NormFixedEps(_Norm):
+    def __init__(self, hidden_size, eps=None):
+        super().__init__(hidden_size)
+
+
+class _NormPlainTensors(_Norm):
+    def __init__(self, hidden_size, eps=None):
+        super().__init__(hidden_size, eps)
+        del self.weight, self.bias
+        self.weight, self.bias = torch.ones(hidden_size), torch.zeros(hidden_size)
+
+
+class _NormGammaBeta(_Norm):
+    def __init__(self, hidden_size, eps=None):
+        super().__init__(hidden_size, eps)
+        self.gamma, self.beta = self.weight, self.bias
+        del self.weight, self.bias
+
+    def forward(self, x):
+        return self.gamma * self.normalize(x) + self.beta
+
+
 LAYER_NORM = Exercise(
     id="encoder/layer-norm",
     lesson="02",
@@ -237,6 +276,7 @@ LAYER_NORM = Exercise(
         Case("float64", _norm_filled(2, 4, dtype=torch.float64)),
         Case("a large eps, to see where it goes", _norm_large_eps),
         Case("very small values, default eps", _norm_small_values),
+        Case("all features equal", _norm_equal_features),
         Case("the parameters: weight of ones, bias of zeros", _norm_parameters),
         Case("gradients", _norm_gradients),
     ],
@@ -286,6 +326,21 @@ LAYER_NORM = Exercise(
             _NormPytorchEps,
             "Your default eps is 1e-5, nn.LayerNorm's. BERT's is 1e-12, and small values show it.",
         ),
+        Mistake(
+            _NormWithoutEps,
+            "ε is forgotten: where all features are equal you divide 0 by 0. √(variance + ε).",
+        ),
+        Mistake(_NormFixedEps, "It is always 1e-12: use the eps that __init__ was given."),
+        Mistake(
+            _NormPlainTensors,
+            "weight and bias are tensors but no parameters, so nothing trains them. Wrap each in "
+            "nn.Parameter.",
+        ),
+        Mistake(
+            _NormGammaBeta,
+            "All right but the names: gamma and beta, as Google's checkpoints say, are called "
+            "weight and bias here and in PyTorch.",
+        ),
     ],
 )
 
@@ -321,6 +376,22 @@ def _ffn_all_dropped(implementation):
     return module.train()(_draw(3, 2, 6)), module.eval()(_draw(3, 2, 6))
 
 
+def _ffn_half_dropped(implementation):
+    """Structure, not numbers: which features are dropped may follow from any order of draws."""
+    module, x = fill_(implementation(16, 24, dropout=0.5), seed=4), _draw(5, 256, 16)
+    whole = module(x)
+    left = module.train()(x)  # 4096 numbers
+    return {
+        "zeros, to the nearest quarter": _quarters(left == 0),
+        "what is left is doubled": bool(((left == 0) | left.isclose(2 * whole, 1e-4, 1e-5)).all()),
+    }
+
+
+def _quarters(chosen):
+    """The share that is True, rounded to 0, 0.25, 0.5, 0.75 or 1: enough to tell ½ from ½ · ½."""
+    return round(4 * chosen.double().mean().item()) / 4
+
+
 class _FfnLinear(FeedForwardStub):
     def forward(self, x):
         return self.dropout(self.contract(self.expand(x)))
@@ -344,6 +415,16 @@ class _FfnNoDropout(FeedForwardStub):
 class _FfnDropoutInside(FeedForwardStub):
     def forward(self, x):
         return self.contract(self.dropout(self.activation(self.expand(x))))
+
+
+class _FfnDropoutInsideToo(FeedForwardStub):
+    def forward(self, x):
+        return self.dropout(self.contract(self.dropout(self.activation(self.expand(x)))))
+
+
+class _FfnDroppedTwice(FeedForwardStub):
+    def forward(self, x):
+        return self.dropout(self.dropout(self.contract(self.activation(self.expand(x)))))
 
 
 class _FfnResidual(FeedForwardStub):
@@ -375,6 +456,7 @@ FEED_FORWARD = Exercise(
         Case("with ReLU", _ffn(5, 12, 4, activation="relu")),
         Case("float64", _ffn(4, 16, 3, dtype=torch.float64)),
         Case("dropout of everything, in training and in eval", _ffn_all_dropped),
+        Case("dropout of a half, in training", _ffn_half_dropped),
     ],
     hints=[
         "Four things in a row: expand, activation, contract, dropout. None of them is used twice.",
@@ -398,6 +480,12 @@ FEED_FORWARD = Exercise(
             _FfnDropoutInside,
             "Your dropout stands between the two layers; BERT's stands after the second.",
         ),
+        Mistake(
+            _FfnDropoutInsideToo,
+            "You dropped twice, between the layers and at the end, as nn.TransformerEncoderLayer "
+            "does. BERT drops at the end only.",
+        ),
+        Mistake(_FfnDroppedTwice, "You dropped twice at the end: once is enough."),
         Mistake(
             _FfnResidual,
             "You added x already; the encoder layer does that around the feed-forward part.",
@@ -445,6 +533,27 @@ def _layer(*shape, heads=2, masked=False, dtype=torch.float32, need_weights=Fals
 def _layer_all_dropped(implementation):
     module = fill_(implementation(8, 2, 16, dropout=1.0), seed=7).train()
     return module(_draw(8, 2, 3, 8), need_weights=True)
+
+
+def _share_left(adds_one):
+    """How much is left, in training and with dropout ½, of the ones that a part adds to x = 0.
+
+    Only that part adds anything: its last layer has weights of 0 and biases of 1. After the norm a
+    one that is left is positive, a dropped one negative. One dropout leaves ½ of them, two leave ¼.
+    """
+
+    def run(implementation):
+        module = fill_(implementation(64, 2, 96, dropout=0.5), seed=11)
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if name.startswith(("attention.output.", "feed_forward.contract.")):
+                    parameter.fill_(float(name == f"{adds_one}.bias"))
+                if "norm" in name:
+                    parameter.fill_(float(name.endswith("weight")))
+        output = module.train()(torch.zeros(1, 64, 64))[0]  # 4096 numbers
+        return _quarters(output > 0.1)
+
+    return run
 
 
 def _layer_twice(implementation):
@@ -517,6 +626,34 @@ class _LayerNoDropout(EncoderLayerStub):
         return self.feed_forward_norm(x + self.feed_forward(x)), weights
 
 
+class _LayerFeedForwardDroppedTwice(EncoderLayerStub):
+    def forward(self, x, mask=None, need_weights=False):
+        attended, weights = self.attention(x, x, x, mask, need_weights)
+        x = self.attention_norm(x + self.dropout(attended))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x))), weights
+
+
+class _LayerAttentionDroppedTwice(EncoderLayerStub):
+    def forward(self, x, mask=None, need_weights=False):
+        attended, weights = self.attention(x, x, x, mask, need_weights)
+        x = self.attention_norm(x + self.dropout(self.dropout(attended)))
+        return self.feed_forward_norm(x + self.feed_forward(x)), weights
+
+
+class _LayerSumDropped(EncoderLayerStub):
+    def forward(self, x, mask=None, need_weights=False):
+        attended, weights = self.attention(x, x, x, mask, need_weights)
+        x = self.attention_norm(self.dropout(x + attended))
+        return self.feed_forward_norm(x + self.feed_forward(x)), weights
+
+
+class _LayerFeedForwardOfInput(EncoderLayerStub):
+    def forward(self, x, mask=None, need_weights=False):
+        attended, weights = self.attention(x, x, x, mask, need_weights)
+        middle = self.attention_norm(x + self.dropout(attended))
+        return self.feed_forward_norm(middle + self.feed_forward(x)), weights
+
+
 class _LayerFeedForwardFirst(EncoderLayerStub):
     def forward(self, x, mask=None, need_weights=False):
         x = self.feed_forward_norm(x + self.feed_forward(x))
@@ -551,6 +688,11 @@ ENCODER_LAYER = Exercise(
             _layer(1, 1, 6, heads=1, dtype=torch.float64),
         ),
         Case("dropout of everything that is added", _layer_all_dropped),
+        Case("dropout ½: how much of what attention adds is left", _share_left("attention.output")),
+        Case(
+            "dropout ½: how much of what feed-forward adds is left",
+            _share_left("feed_forward.contract"),
+        ),
         Case("the input stays as it was", _layer_twice),
     ],
     hints=[
@@ -595,6 +737,22 @@ ENCODER_LAYER = Exercise(
         Mistake(
             _LayerNoDropout,
             "In training nothing is dropped from what attention adds: self.dropout(attended).",
+        ),
+        Mistake(
+            _LayerFeedForwardDroppedTwice,
+            "You dropped twice: feed_forward ends with its own dropout.",
+        ),
+        Mistake(
+            _LayerAttentionDroppedTwice,
+            "You dropped from what attention adds twice: once is enough.",
+        ),
+        Mistake(
+            _LayerSumDropped,
+            "You dropped from the sum, x included: drop only from what attention adds.",
+        ),
+        Mistake(
+            _LayerFeedForwardOfInput,
+            "Your feed-forward reads the layer's input; it must read what the first norm returned.",
         ),
         Mistake(_LayerFeedForwardFirst, "The order is attention first, feed-forward second."),
         Mistake(
@@ -659,11 +817,18 @@ PARAMETER_COUNT = Exercise(
         ),
         Mistake(
             lambda hidden_size, intermediate_size: _count(hidden_size, intermediate_size, norms=1),
-            "You counted one LayerNorm; a layer has two, each with a weight and a bias.",
+            "You counted half of the LayerNorms: one instead of two, or no bias.",
         ),
         Mistake(
             lambda hidden_size, intermediate_size: _count(hidden_size, intermediate_size, norms=0),
             "The two LayerNorms are missing: each learns a weight and a bias of hidden_size.",
+        ),
+        Mistake(
+            lambda hidden_size, intermediate_size: (
+                _count(hidden_size, intermediate_size) - intermediate_size + hidden_size
+            ),
+            "The widening layer has a bias for each of its outputs: intermediate_size, not "
+            "hidden_size.",
         ),
         Mistake(
             lambda hidden_size, intermediate_size: _count(hidden_size, 4 * hidden_size),
@@ -710,12 +875,41 @@ class MyPreNormLayer(EncoderLayer):
         return x + self.feed_forward(self.feed_forward_norm(x)), weights
 ```
 
-Post-norm: every layer's output has variance 1, because a LayerNorm comes last. Pre-norm: the
-variance grows with depth, since each part adds its own and nothing divides; so a last LayerNorm
-follows the stack. On the way back the sum copies the gradient: the first layer gets what the last
-layer gets, plus the parts' own contributions. In post-norm each LayerNorm on the road rescales it.
-That is why pre-norm trains without warm-up, and why its late layers change the sum less and less
-(Xiong and others 2020, section 3).""",
+Measure both orders on fresh layers, their weights drawn with a standard deviation of 0.07:
+
+```python
+from course_utils.encoder import initialize
+
+for kind in (EncoderLayer, MyPreNormLayer):
+    torch.manual_seed(0)
+    stack = nn.ModuleList(kind(64, 4, 256, dropout=0.0) for _ in range(12))
+    initialize(stack, 0.07)
+    states = [torch.randn(4, 16, 64, requires_grad=True)]
+    for layer in stack:
+        states.append(layer(states[-1])[0])
+    top = states[-1] if kind is EncoderLayer else torch.layer_norm(states[-1], (64,))
+    reading = (top * torch.randn(4, 16, 64)).sum()  # some function of the top
+    below, above = torch.autograd.grad(reading, (states[1], states[12]), retain_graph=True)
+    weight = torch.autograd.grad(reading, stack[11].feed_forward.contract.weight)[0]
+    print(kind.__name__, *(f"{states[n].std().item():.2f}" for n in (1, 6, 12)),
+          f"{(below.norm() / above.norm()).item():.2f} {weight.norm().item():.0f}")
+```
+
+| | post-norm | pre-norm |
+| --- | --- | --- |
+| spread of the stream after layer 1, 6, 12 | 1.00, 1.00, 1.00 | 1.07, 1.34, 1.62 |
+| gradient of the stream at layer 1, that at layer 12 being 1 | 1.08 | 1.67 |
+| gradient of the last layer's `contract.weight` | 299 | 207 |
+
+Post-norm: every layer ends with a LayerNorm, so its output has spread 1. Pre-norm: each part adds
+its own and nothing divides, so the sum grows with depth, late layers change it less and less in
+proportion, and a last LayerNorm follows the stack. On the way back the pre-norm sum copies the
+gradient down and the parts add to it; in post-norm each LayerNorm on the road rescales it. Yet it
+arrives in both: the gradient of the stream does not explain why post-norm needs warm-up. Xiong and
+others (2020, section 3) look at the gradients of the *parameters* near the output instead. In a
+post-norm stack at its start these are large at any depth; in pre-norm they shrink as the stack gets
+deeper. The table's last row shows the beginning of it: 1.4 times as large, at twelve layers of this
+width.""",
 )
 
 EXERCISES = [GELU, LAYER_NORM, FEED_FORWARD, ENCODER_LAYER, PARAMETER_COUNT, PRE_NORM]
