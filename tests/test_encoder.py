@@ -141,6 +141,14 @@ def test_dropout_acts_on_what_each_part_adds():
     assert torch.equal(layer(x)[0], x)
 
 
+def test_post_norm_layer_drops_what_attention_adds():
+    layer = EncoderLayer(8, 2, 16, dropout=1.0).train()
+    x = 3 * torch.randn(2, 3, 8) + 1
+    twice = layer.feed_forward_norm(layer.attention_norm(x))  # nothing is added before either norm
+    layer.attention.output.bias.data.normal_()
+    torch.testing.assert_close(layer(x)[0], twice)
+
+
 def test_padding_changes_nothing_for_real_tokens():
     encoder, x = Encoder(2, 16, 2, 32).eval(), torch.randn(1, 4, 16)
     padded = torch.cat([x, 100 * torch.randn(1, 3, 16)], dim=1)
