@@ -119,11 +119,12 @@ def label_lines(ax, gap: float = 0.015, **text_kw: Any) -> None:
     step = 1.35 * size / 72 * ax.figure.dpi / ax.get_window_extent().height  # one line of type
     for below, above in zip(ends, ends[1:]):
         above[1] = max(above[1], below[1] + step)
-    overshoot = ends[-1][1] - 1.0 if ends else 0
+    for above, below in zip([[0, 1.0 + step], *ends[:0:-1]], ends[::-1]):  # and stay below the top
+        below[1] = min(below[1], above[1] - step)
     for x, y, line in ends:
         ax.text(
             x + gap,
-            y - max(overshoot, 0),
+            y,
             line.get_label(),
             color=line.get_color(),
             transform=ax.transAxes,
