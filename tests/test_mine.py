@@ -115,3 +115,44 @@ def my_cosine(left, right):
 def test_without_an_answer_every_block_is_the_reference(run, tmp_path):
     _, printed = run(SETUP, "use_mine()")
     assert printed.startswith("None of yours yet: every block is the reference.\n")
+
+
+ATTENTION = '''
+from course_utils.attention import fused_attention, merge_heads, split_heads
+from course_utils.attention import scaled_dot_product_attention
+
+@exercise("attention/multi-head-attention")
+class MyAttention(nn.Module):
+    """num_heads attentions side by side."""
+
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, nn.Dropout(dropout)
+        self.query, self.key, self.value, self.output = (
+            nn.Linear(hidden_size, hidden_size) for _ in range(4)
+        )
+
+    def forward(self, query, key, value, mask=None, need_weights=True):
+        q, k, v = (
+            split_heads(layer(x), self.num_heads)
+            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
+        )
+        _, weights = scaled_dot_product_attention(q, k, v, mask)
+        output = self.output(merge_heads(self.dropout(weights) @ v))
+        return output, weights if need_weights else None
+'''
+
+
+def test_the_encoder_of_lesson_02_runs_on_the_attention_written_in_lesson_01(run):
+    _, kept = run(SETUP, ATTENTION)
+    assert "✓ attention/multi-head-attention" in kept and "Kept in mine/attention.py" in kept
+    reference = (
+        "torch.manual_seed(0); x = torch.randn(2, 5, 16); from course_utils import encoder\n"
+    )
+    reference += "torch.manual_seed(1); theirs = encoder.Encoder(2, 16, 4, 32).eval()(x)[0]"
+    mine = "use_mine(); torch.manual_seed(1); model = encoder.Encoder(2, 16, 4, 32).eval()\n"
+    mine += "print(type(model.layers[0].attention).__module__)\n"
+    mine += "print(torch.allclose(model(x)[0], theirs, atol=1e-5))"
+    _, _, printed = run(SETUP, reference, mine)
+    assert "1 of" in printed and "attention/multi-head-attention" in printed
+    assert printed.endswith("mine.attention\nTrue\n")
