@@ -7,6 +7,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from course_utils.classroom import mine
+from course_utils.classroom.exercises import find_exercise
+
 SETUP = """
 import torch
 from torch import nn
@@ -156,3 +159,14 @@ def test_the_encoder_of_lesson_02_runs_on_the_attention_written_in_lesson_01(run
     _, _, printed = run(SETUP, reference, mine)
     assert "1 of" in printed and "attention/multi-head-attention" in printed
     assert printed.endswith("mine.attention\nTrue\n")
+
+
+def test_a_folder_that_can_not_be_written_to_does_not_stop_a_lesson(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("COURSE_MINE", str(tmp_path / "file" / "mine"))
+
+    def answer(left, right):
+        return left @ right.T
+
+    said = mine.save(find_exercise("start/cosine-similarity"), answer)
+    assert said.startswith("Not kept in mine/: ")

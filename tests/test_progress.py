@@ -47,3 +47,10 @@ def test_by_default_it_lies_in_the_cache_folder_not_in_the_repository(monkeypatc
 def test_an_unknown_lesson_is_refused():
     with pytest.raises(ValueError, match="lesson"):
         progress("7")
+
+
+def test_a_folder_that_can_not_be_written_to_does_not_stop_a_lesson(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("COURSE_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    record("start/mean-pooling", passed=True)
+    assert "Progress is not kept" in capsys.readouterr().out

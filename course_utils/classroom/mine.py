@@ -62,10 +62,13 @@ def save(exercise: Exercise, candidate: Any) -> str:
     whole += [
         b.text.rstrip() + "\n" for b in sorted(blocks.values(), key=lambda b: order.get(b.id, 999))
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text("\n\n".join(whole), encoding="utf-8")
-    os.replace(new, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".new")
+        new.write_text("\n\n".join(whole), encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:  # a full disk or a read-only folder must not stop a lesson
+        return f"Not kept in mine/: {error.strerror}."
     _kept.append((exercise.topic, candidate))
     return f"Kept in mine/{exercise.topic}.py."
 

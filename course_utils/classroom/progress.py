@@ -29,18 +29,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def record(id: str, passed: bool) -> None:
-    """Note one attempt at an exercise. What has passed once stays passed."""
+    """Note one attempt at an exercise. What has passed once stays passed.
+
+    A folder that can not be written to loses the note, not the lesson.
+    """
     path = progress_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):  # two notebooks may be open
-        stored = _read(path)
-        entry = stored.setdefault(id, {"attempts": 0, "passed": None})
-        entry["attempts"] += 1
-        if passed and not entry["passed"]:
-            entry["passed"] = date.today().isoformat()
-        whole = path.with_suffix(".new")
-        whole.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-        os.replace(whole, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):  # two notebooks may be open
+            stored = _read(path)
+            entry = stored.setdefault(id, {"attempts": 0, "passed": None})
+            entry["attempts"] += 1
+            if passed and not entry["passed"]:
+                entry["passed"] = date.today().isoformat()
+            whole = path.with_suffix(".new")
+            whole.write_text(json.dumps(stored, indent=1), encoding="utf-8")
+            os.replace(whole, path)
+    except OSError as error:
+        print(f"Progress is not kept: {error.strerror}.")
 
 
 def progress(lesson: str | None = None) -> Table:
