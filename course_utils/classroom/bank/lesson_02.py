@@ -960,9 +960,9 @@ def _judge_optional(
         name
         for name, value in (
             ("residuals at two layers", shallow_residual),
-            ("residuals at six", deep_residual),
+            ("residuals at six layers", deep_residual),
             ("LayerNorm at two layers", shallow_norm),
-            ("LayerNorm at six", deep_norm),
+            ("LayerNorm at six layers", deep_norm),
         )
         if value < works
     ]
