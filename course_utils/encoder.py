@@ -36,6 +36,7 @@ class EncoderLayer(nn.Module):
         dropout: probability on the attention weights and on what each part adds.
         activation: "gelu", "gelu_tanh" or "relu".
         eps: LayerNorm's.
+        attention_dropout: another probability for the attention weights; None = the same.
 
     Raises:
         ValueError: unknown activation; num_heads does not divide hidden_size.
@@ -51,9 +52,11 @@ class EncoderLayer(nn.Module):
         dropout: float = 0.1,
         activation: str = "gelu",
         eps: float = 1e-12,
+        attention_dropout: float | None = None,
     ) -> None:
         super().__init__()
-        self.attention = MultiHeadAttention(hidden_size, num_heads, dropout)
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
+        self.attention = MultiHeadAttention(hidden_size, num_heads, attention_dropout)
         self.attention_norm = LayerNorm(hidden_size, eps)
         self.feed_forward = FeedForward(hidden_size, intermediate_size, activation, dropout)
         self.feed_forward_norm = LayerNorm(hidden_size, eps)
@@ -95,7 +98,7 @@ class Encoder(nn.Module):
 
     Args:
         num_layers, hidden_size, num_heads, intermediate_size: BERT-base is 12, 768, 12, 3072.
-        dropout, activation, eps: see `EncoderLayer`.
+        dropout, activation, eps, attention_dropout: see `EncoderLayer`.
         norm: "post", BERT's, or "pre", GPT-2's.
         initializer_range: standard deviation of the linear layers' first weights.
 
@@ -116,13 +119,16 @@ class Encoder(nn.Module):
         norm: str = "post",
         eps: float = 1e-12,
         initializer_range: float = 0.02,
+        attention_dropout: float | None = None,
     ) -> None:
         super().__init__()
         if norm not in ("post", "pre"):
             raise ValueError(f'norm is {norm!r}; take "post" (BERT) or "pre" (GPT-2).')
         layer = EncoderLayer if norm == "post" else PreNormEncoderLayer
+        # passed on only where it is asked for: a reader's own layer does without it
+        extra = {} if attention_dropout is None else {"attention_dropout": attention_dropout}
         self.layers = nn.ModuleList(
-            layer(hidden_size, num_heads, intermediate_size, dropout, activation, eps)
+            layer(hidden_size, num_heads, intermediate_size, dropout, activation, eps, **extra)
             for _ in range(num_layers)
         )
         self.final_norm = LayerNorm(hidden_size, eps) if norm == "pre" else nn.Identity()
