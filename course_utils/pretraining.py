@@ -67,6 +67,36 @@ def mask_tokens(
     return corrupt(input_ids, chosen, mask_token_id, vocab_size, generator)
 
 
+def choose_words(
+    special_tokens_mask: Tensor,
+    continues_word: Tensor,
+    probability: float = 0.15,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Choose whole words: all pieces of a word, or none of them.
+
+    special_tokens_mask  (batch, tokens), 1 = [CLS], [SEP] or [PAD]: never chosen
+    continues_word       (batch, tokens), True where a piece continues the one before it ("##ing")
+    returns chosen (batch, tokens), bool: each word with `probability`, on its own
+
+    A continuing piece right behind a special token (its word was cut off) begins a word of its own.
+    Source: google-research/bert, README, "Whole Word Masking" (May 2019).
+    """
+    if continues_word.shape != special_tokens_mask.shape:
+        raise ValueError(
+            f"continues_word is {tuple(continues_word.shape)}, special_tokens_mask "
+            f"{tuple(special_tokens_mask.shape)}; one flag a token is needed in both."
+        )
+    special = special_tokens_mask.bool()
+    after_special = F.pad(special, (1, 0), value=True)[:, :-1]  # the first token is at a start too
+    starts = ~continues_word.bool() | special | after_special  # (batch, tokens)
+    position = torch.arange(starts.size(1), device=starts.device).expand_as(starts)
+    # the latest start at or before each token: the place where its word begins
+    first_piece = torch.where(starts, position, 0).cummax(dim=1).values  # (batch, tokens)
+    draw = uniform(starts.shape, starts.device, generator)
+    return (draw.gather(1, first_piece) < probability) & ~special  # one draw a word
+
+
 def whole_word_mask(
     input_ids: Tensor,
     special_tokens_mask: Tensor,
@@ -76,29 +106,15 @@ def whole_word_mask(
     probability: float = 0.15,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`mask_tokens`, but all pieces of a word are chosen together or not at all.
+    """`mask_tokens`, but all pieces of a word are chosen together or not at all (`choose_words`).
 
-    continues_word  (batch, tokens), True where the piece continues the word before it ("##ing")
+    continues_word  (batch, tokens), True where a piece continues the one before it ("##ing")
 
-    Each word is chosen with `probability`; a chosen word's pieces are then hidden, changed or left
-    one by one, 80/10/10. A continuing piece right behind a special token (its word was cut off)
-    counts as a word of its own. Other arguments, result and errors as in `mask_tokens`.
-    Source: google-research/bert, README, "Whole Word Masking" (May 2019).
+    The pieces of a chosen word are then hidden, changed or left one by one, 80/10/10. Other
+    arguments, result and errors as in `mask_tokens`.
     """
     check_masking(input_ids, special_tokens_mask, mask_token_id, vocab_size, probability)
-    if continues_word.shape != input_ids.shape:
-        raise ValueError(
-            f"continues_word is {tuple(continues_word.shape)}, input_ids "
-            f"{tuple(input_ids.shape)}; one flag a token is needed."
-        )
-    special = special_tokens_mask.bool()
-    after_special = F.pad(special, (1, 0), value=True)[..., :-1]  # (batch, tokens)
-    starts = ~continues_word.bool() | special | after_special
-    position = torch.arange(input_ids.size(-1), device=input_ids.device).expand_as(input_ids)
-    # the latest start at or before each token: the place where its word begins
-    first_piece = torch.where(starts, position, 0).cummax(dim=-1).values  # (batch, tokens)
-    draw = uniform(input_ids.shape, input_ids.device, generator)
-    chosen = (draw.gather(-1, first_piece) < probability) & ~special  # one draw a word
+    chosen = choose_words(special_tokens_mask, continues_word, probability, generator)
     return corrupt(input_ids, chosen, mask_token_id, vocab_size, generator)
 
 
