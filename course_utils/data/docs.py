@@ -19,6 +19,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from tqdm.auto import tqdm
 
 from course_utils.data.cache import cached, sha256
@@ -326,3 +335,39 @@ def _plain(lines: list[str]) -> str:
     text = _LINK.sub(lambda match: match[1] or match[2], text)
     text = _REFERENCE.sub("", text)
     return re.sub(r"\s+", " ", _MARKS.sub("", text)).strip()
+
+
+# --- A vocabulary ---------------------------------------------------------------------------------
+
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # ids 0 to 4
+
+
+def train_tokenizer(sentences: list[str], vocab_size: int = 4000) -> Tokenizer:
+    """A WordPiece tokenizer of up to `vocab_size` pieces, by the tokenizers library.
+
+    Lowercase and without accents, as bert-base-uncased; `encode(text)` and `encode(a, b)` give
+    [CLS] a [SEP] and [CLS] a [SEP] b [SEP] with their segment ids. A character that is not among
+    the 200 most frequent makes its word [UNK]. Raises ValueError without text or room.
+    """
+    if vocab_size <= len(SPECIAL_TOKENS) or not sentences:
+        raise ValueError(
+            f"train_tokenizer got {len(sentences)} sentences and a vocab_size of {vocab_size}; it "
+            f"needs text, and room beside the {len(SPECIAL_TOKENS)} special tokens."
+        )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        limit_alphabet=200,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return tokenizer
