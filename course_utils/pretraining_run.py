@@ -5,12 +5,14 @@ dropout. So a run that is killed and resumed, or spread over several processes, 
 batches as one that never stopped.
 """
 
+import argparse
 import contextlib
+import json
 import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from course_utils.bert import BertConfig
-from course_utils.data.docs import Corpus
+from course_utils.data.docs import Corpus, docs_corpus, read_text_files, train_tokenizer
 from course_utils.pretraining import (
     IGNORE,
     Batch,
@@ -444,3 +446,125 @@ def evaluate(
         loss, math.exp(loss), right / len(wanted), nsp_right / pairs, baseline.loss,
         baseline.accuracy, len(wanted), pairs,
     )  # fmt: skip
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+HELP = """Pretrain a small BERT on masked tokens and next sentences, from any text.
+
+  python -m course_utils.pretraining --output my_bert
+  python -m course_utils.pretraining --text book1.txt book2.txt --steps 20000 --output my_bert
+  python -m course_utils.pretraining --text "$COURSE_DATA"/wikitext2/valid.txt --output my_bert
+  torchrun --nproc-per-node 2 -m course_utils.pretraining --accumulate 2 --output my_bert
+
+The same command again goes on where a stopped run was. The output folder then holds the model
+in Hugging Face's layout, tokenizer.json, vocab.txt, and run.json: recipe, curve, held-out scores.
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; `--help` shows it. Ends with exit status 1 and one line on bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        recipe = Recipe(**{f.name: getattr(options, f.name) for f in fields(Recipe)})
+        _run(options, recipe)
+    except (ValueError, OSError) as error:
+        sys.exit(f"pretraining: {error}")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m course_utils.pretraining",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the result")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", metavar="FILE",
+        help="UTF-8 text files (wikitext's too); without it the docs corpus",
+    )  # fmt: skip
+    parser.add_argument("--checkpoint-every", type=int, default=500, help="steps (500)")
+    parser.add_argument("--device", default=None, help="cpu or cuda; the best there is")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 forward pass, on CUDA")
+    parser.add_argument("--fp16-weights", action="store_true", help="save the weights as fp16")
+    for one in fields(Recipe):
+        flag = "--" + one.name.replace("_", "-")
+        if isinstance(one.default, bool):
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=one.default)
+        else:
+            parser.add_argument(
+                flag, type=type(one.default), default=one.default, help=f"({one.default})"
+            )
+    return parser
+
+
+def _run(options: argparse.Namespace, recipe: Recipe) -> None:
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" in os.environ:  # started by torchrun
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if options.bf16 and not device.startswith("cuda"):
+        raise ValueError("--bf16 needs CUDA; leave it out on this device.")
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    corpus = read_text_files(options.text) if options.text else docs_corpus(progress=first)
+    training, held_out = corpus.split()
+    if not held_out.documents:
+        raise ValueError(
+            f"{len(corpus.documents)} documents are too few to hold one out; give more text "
+            "(the docs corpus has thousands)."
+        )
+    tokenizer = train_tokenizer(training.sentences(), recipe.vocab_size)
+    run = pretrain(
+        recipe, training, tokenizer, options.output, device, options.bf16,
+        options.checkpoint_every,
+    )  # fmt: skip
+    if first:
+        print(f"{run.history[-1]['tokens']:,} tokens, {run.tokens_per_second:,.0f} a second")
+        save_run(run, recipe, training, held_out, tokenizer, options.output, options.fp16_weights)
+
+
+def save_run(
+    run: PretrainingRun,
+    recipe: Recipe,
+    training: Corpus,
+    held_out: Corpus,
+    tokenizer: Tokenizer,
+    folder: Path,
+    fp16: bool = False,
+) -> None:
+    """Write the model, its tokenizer and run.json; print the held-out scores."""
+    counts = Batches(training, tokenizer, recipe).token_counts()
+    scores = evaluate(
+        run.model, Batches(held_out, tokenizer, replace(recipe, seed=recipe.seed + 1)), counts,
+        device=next(run.model.parameters()).device,
+    )  # fmt: skip
+    model = run.model.cpu().half() if fp16 else run.model.cpu()
+    model.save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])
+    (folder / "vocab.txt").write_text("".join(f"{p}\n" for p, _ in pieces), encoding="utf-8")
+    record = {
+        "recipe": asdict(recipe),
+        "corpus": {
+            "packages": training.fingerprint,
+            "training": {"documents": len(training.documents), "words": training.words},
+            "held_out": {"documents": len(held_out.documents), "words": held_out.words},
+        },
+        "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
+        "threads": torch.get_num_threads(),
+        "seconds": round(run.seconds),
+        "tokens": run.history[-1]["tokens"],
+        "scores": scores._asdict(),
+        "history": run.history[:: max(1, len(run.history) // 200)],
+    }
+    (folder / "run.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(
+        f"held out: loss {scores.mlm_loss:.2f} (unigram {scores.unigram_loss:.2f}), "
+        f"perplexity {scores.perplexity:.0f}, masked accuracy {scores.masked_accuracy:.3f} "
+        f"(most frequent piece {scores.unigram_accuracy:.3f}), NSP {scores.nsp_accuracy:.3f}"
+    )

@@ -14,7 +14,7 @@ import re
 import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,26 +139,32 @@ def docstrings(progress: bool = True) -> list[Docstring]:
         return [Docstring(**json.loads(line)) for line in lines]
 
 
-def read_text_files(paths: list[Path]) -> Corpus:
-    """A corpus out of text files of the reader's: one document a file, split at sentences.
+def read_text_files(paths: Iterable[Path]) -> Corpus:
+    """A corpus out of UTF-8 text files of the reader's, a blank line between paragraphs.
 
-    A blank line ends a paragraph. Raises ValueError for a file that is missing, is not UTF-8 or
-    has no sentence of 6 to 60 words in it.
+    A line " = Title = ", as in wikitext, begins a document; a document of more than 100 sentences
+    is cut into parts, so that one book gives many. Raises ValueError for a file that is missing,
+    is not UTF-8 or has no sentence of 6 to 60 words in it.
     """
     documents = []
     for path in map(Path, paths):
         try:
             text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ValueError(f"there is no file {path}.") from None
+        except OSError as error:
+            raise ValueError(f"{path} can not be read: {error.strerror}.") from None
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"{path} is not UTF-8 text: {error.reason} at byte {error.start}."
             ) from None
-        sentences = list(split_sentences(text))
-        if not sentences:
+        text = re.sub(r" @(\W)@ ", r"\1", text)  # wikitext writes "well @-@ known"
+        before = len(documents)
+        for article in re.split(r"(?m)^ = [^=].*[^=] = $", text):
+            sentences = list(split_sentences(article))
+            for start in range(0, len(sentences), 100):
+                name = f"{path.name}, part {len(documents) - before + 1}"
+                documents.append(Document(name, "files", sentences[start : start + 100]))
+        if len(documents) == before:
             raise ValueError(f"{path} holds no sentence of {MIN_WORDS} to {MAX_WORDS} words.")
-        documents.append(Document(path.name, "files", sentences))
     return Corpus(documents, {}, [])
 
 
