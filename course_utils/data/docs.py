@@ -158,7 +158,8 @@ def read_text_files(paths: Iterable[Path]) -> Corpus:
             ) from None
         text = re.sub(r" @(\W)@ ", r"\1", text)  # wikitext writes "well @-@ known"
         before = len(documents)
-        for article in re.split(r"(?m)^ = [^=].*[^=] = $", text):
+        for article in re.split(r"(?m)^ = [^=].*[^=] = ?$", text):
+            article = re.sub(r"(?m)^ = .* = ?$", "", article)  # headings of sections
             sentences = list(split_sentences(article))
             for start in range(0, len(sentences), 100):
                 name = f"{path.name}, part {len(documents) - before + 1}"
@@ -271,7 +272,7 @@ def _documents(found: list[Docstring]) -> Iterator[Document]:
 
 _ROLE = re.compile(r":[\w:+-]+:`[~!.]?([^`<]*?)(?:\s*<[^`]*>)?`")  # :class:`~torch.Tensor`
 _LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_{0,2}|`([^`]+)`__?")  # `text <address>`_
-_REFERENCE = re.compile(r"\s*\[[\w.-]+\]_")  # [1]_
+_REFERENCE = re.compile(r"(\[[\w.-]+\])_")  # [1]_
 _MARKS = re.compile(r"``|`|\*\*|(?<!\w)\*(?=\w)|(?<=\w)\*(?!\w)")
 _UNDERLINE = re.compile(r"\s*([=\-~^\"'*#+.])\1{2,}\s*$")
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)]|\(\d+\)|[a-z]\))\s+")
@@ -307,9 +308,13 @@ def _paragraphs(text: str) -> Iterator[str]:
     """Runs of prose lines, joined, without mark-up."""
     current: list[str] = []
     code_deeper_than = None  # inside a literal block: the indentation of the line that opened it
+    in_example = False  # behind ">>>": what was printed, up to the next blank line
     for line in [*text.splitlines(), ""]:
         stripped = line.strip()
         indent = len(line) - len(line.lstrip())
+        in_example = bool(stripped) and (in_example or stripped.startswith(">>>"))
+        if in_example and not stripped.startswith(">>>"):
+            continue
         if code_deeper_than is not None:
             if not stripped or indent > code_deeper_than:
                 continue
@@ -329,7 +334,8 @@ def _paragraphs(text: str) -> Iterator[str]:
             text_line = line[opening.end() :] if opening else line
             current.append(text_line.strip())
             if stripped.endswith("::"):
-                current[-1] = current[-1][:-1]
+                yield _plain([*current[:-1], current[-1][:-1]])
+                current = []
                 code_deeper_than = indent
 
 
@@ -339,7 +345,7 @@ def _plain(lines: list[str]) -> str:
         lambda match: match[1].rsplit(".", 1)[-1] if "/" not in match[1] else match[1], text
     )
     text = _LINK.sub(lambda match: match[1] or match[2], text)
-    text = _REFERENCE.sub("", text)
+    text = _REFERENCE.sub(r"\1", text)
     return re.sub(r"\s+", " ", _MARKS.sub("", text)).strip()
 
 
