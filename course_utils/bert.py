@@ -316,6 +316,24 @@ def check_input(
             )
 
 
+def extended_attention_mask(attention_mask: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The tokenizer's mask in the form that Google's and Hugging Face's code add to the scores.
+
+    attention_mask  (batch, keys), integers or bool, 1 = a token, 0 = padding
+    returns         (batch, 1, 1, keys) of `dtype`: 0 for a token, dtype's lowest number for padding
+
+    It says the same as `padding_mask`, True and False, which this course's attention takes. Only a
+    row without any token tells them apart: lowest + score is lowest for every key, so softmax
+    spreads evenly; minus infinity would give NaN there. Google's code adds −10,000.
+    Source: google-research/bert, `modeling.py`, `attention_layer`; Hugging Face Transformers,
+    `get_extended_attention_mask`.
+    """
+    hidden = ~padding_mask(attention_mask)  # (batch, 1, 1, keys), True = padding
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(
+        hidden, torch.finfo(dtype).min
+    )
+
+
 # --- Real weights ---------------------------------------------------------------------------------
 
 NAME_MAP = [  # (ours, Hugging Face's); a line stands for a weight and, where there is one, a bias
@@ -377,12 +395,17 @@ def load_tensors(
     not touched then.
     """
     wanted = {name.removeprefix("bert."): p for name, p in module.named_parameters()}
+    has_heads = any(name.startswith(HEADS) for name in wanted)
     given, problems = {}, []
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix("bert.")
         for old, new in OLD_ENDINGS.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        if name in NOT_LEARNED or name in TIED:
+        if name in NOT_LEARNED:
+            continue
+        if name in TIED:
+            if has_heads and not is_tied(name, tensor, tensors):
+                problems.append(f"unexpected: {full_name} is not {TIED[name]} once more")
             continue
         ours = translate(name, name_map, to="ours")
         if ours in wanted:
@@ -402,6 +425,12 @@ def load_tensors(
     with torch.no_grad():
         for ours, tensor in given.items():
             wanted[ours].copy_(tensor)  # also from fp16 to the parameter's own dtype
+
+
+def is_tied(name: str, tensor: Tensor, tensors: Mapping[str, Tensor]) -> bool:
+    """Does this tensor repeat the one it is tied to? Where that one is not in the file: yes."""
+    first = tensors.get(TIED[name], tensors.get("bert." + TIED[name]))
+    return first is None or torch.equal(first, tensor)
 
 
 def published_tensors(

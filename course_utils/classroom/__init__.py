@@ -10,7 +10,7 @@ from course_utils.classroom.drawings import draw_attention
 from course_utils.classroom.exercises import all_exercises, exercise, hint, solution
 from course_utils.classroom.glossary import glossary
 from course_utils.classroom.interview import interview
-from course_utils.classroom.mine import use_mine
+from course_utils.classroom.mine import blocks_of, use_mine
 from course_utils.classroom.progress import progress
 from course_utils.classroom.quiz import quiz
 from course_utils.classroom.scale import scale
@@ -22,6 +22,7 @@ __all__ = [
     "COLOR",
     "all_claims",
     "all_exercises",
+    "blocks_of",
     "claim_check",
     "device",
     "doctor",

@@ -8,11 +8,13 @@ namespace, top to bottom.
 import ast
 import builtins
 import importlib
+import inspect
 import linecache
 import os
 import re
 import symtable
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from course_utils.classroom.exercises import Exercise, _code_file, all_exercises
-from course_utils.classroom.lessons import REPOSITORY
+from course_utils.classroom.lessons import REPOSITORY, wrapped
 
 _HEADING = re.compile(
     r"^# ---- (?P<id>\S+) · (?P<name>\w+) · lesson (?P<lesson>\d\d) · passed (?P<date>\S+) ----$"
@@ -244,6 +246,37 @@ def use_mine(on: bool = True) -> None:
         print("What you solve in the exercises is kept in mine/, and this call puts it to work.")
     for line in left_out:
         print(f"Left out: {line}")
+
+
+def blocks_of(call: Callable[[], Any], name: str = "this BERT") -> None:
+    """Run call() and print how many of the exercises' blocks ran in it, and which are the reader's.
+
+    A block counts when its own code was executed: what was put in place and is never called does
+    not count.
+    """
+    seen: set = set()
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, arg: seen.add(frame.f_code))
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    ran, yours = [], []
+    for one in all_exercises():
+        if one.installable and one.id in _in_place and seen & _codes(_in_place[one.id]):
+            yours.append(one.id)
+        elif one.installable and seen & _codes(one.reference):
+            ran.append(one.id)
+    line = f"{len(yours)} of {len(ran) + len(yours)} blocks of {name} are yours"
+    print(wrapped(f"{line}: {', '.join(yours)}." if yours else f"{line}."))
+
+
+def _codes(implementation: Any) -> set:
+    """The code objects of a function, or of a class's own methods."""
+    functions = [implementation]
+    if isinstance(implementation, type):  # building is not running: without __init__
+        functions = [f for name, f in vars(implementation).items() if name != "__init__"]
+    return {inspect.unwrap(f).__code__ for f in functions if hasattr(f, "__code__")}
 
 
 def _install_module(path: Path, exercises: dict) -> list[str]:
