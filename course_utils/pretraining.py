@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -482,6 +483,43 @@ def unigram_baseline(counts: Tensor, labels: Tensor) -> UnigramBaseline:
     shares = (counts.double() + 1) / (counts.double() + 1).sum()
     loss = -shares[asked].log().mean().item()
     return UnigramBaseline(loss, (asked == counts.argmax()).double().mean().item())
+
+
+# --- Filling masks ------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def fill_mask(
+    model: BertForPreTraining, tokenizer: Tokenizer, text: str, count: int = 5
+) -> list[list[tuple[str, float]]]:
+    """What the model would write at each [MASK] of a text: its `count` best pieces, best first.
+
+    tokenizer  of the tokenizers library, the one that the model was trained with
+    returns    for each [MASK], in order, `count` times (piece, probability)
+
+    The special tokens are no answer and are left out. Raises ValueError for a text without [MASK],
+    for one with more tokens than the model has positions, and for a vocabulary that lacks a
+    special token.
+    """
+    special = {
+        name: tokenizer.token_to_id(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    }
+    lacking = [name for name, id_ in special.items() if id_ is None]
+    if lacking:
+        raise ValueError(f"the tokenizer's vocabulary has no {lacking[0]}; this is no BERT's.")
+    device = model.nsp.dense.weight.device
+    input_ids = torch.tensor([tokenizer.encode(text).ids], device=device)  # (1, tokens)
+    masked = input_ids == special["[MASK]"]
+    if not masked.any():
+        raise ValueError("fill_mask got a text without [MASK]; write it where a piece is missing.")
+    hidden_states = model.eval().bert(input_ids, need_weights=False).last_hidden_state
+    logits = model.mlm(hidden_states[masked])  # (masks, vocab_size)
+    logits[:, list(special.values())] = float("-inf")
+    best = logits.softmax(-1).topk(count)
+    return [
+        [(tokenizer.id_to_token(i), share) for i, share in zip(ids, shares)]
+        for ids, shares in zip(best.indices.tolist(), best.values.tolist())
+    ]
 
 
 if __name__ == "__main__":

@@ -1,21 +1,27 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 from torch.nn import functional as F
 from transformers import BertConfig as TheirConfig
 from transformers import BertForPreTraining as TheirBertForPreTraining
 from transformers import get_linear_schedule_with_warmup
 
 from course_utils.bert import BertConfig
+from course_utils.data.docs import train_tokenizer
 from course_utils.pretraining import (
     IGNORE,
     IS_NEXT,
     NOT_NEXT,
     BertForPreTraining,
     MlmHead,
+    choose_words,
+    fill_mask,
     linear_warmup_decay,
     mask_tokens,
     mlm_loss,
@@ -431,3 +437,58 @@ def test_the_baseline_is_the_cross_entropy_of_the_frequencies():
     )
     with pytest.raises(ValueError, match="no label"):
         unigram_baseline(counts, torch.tensor([IGNORE]))
+
+
+# --- filling masks
+
+
+@pytest.fixture(scope="module")
+def reader():
+    """An untrained model and a tokenizer with a vocabulary of its own."""
+    tokenizer = train_tokenizer(["the cat sat on the mat"] * 3 + ["a dog saw the cat"], 40)
+    torch.manual_seed(0)
+    config = replace(SMALL, vocab_size=tokenizer.get_vocab_size())
+    return BertForPreTraining(config).eval(), tokenizer
+
+
+def test_each_mask_gets_its_best_pieces_and_never_a_special_token(reader):
+    model, tokenizer = reader
+    count = tokenizer.get_vocab_size() - 5
+    first, second = fill_mask(model, tokenizer, "the [MASK] sat on [MASK]", count)
+    for answers in (first, second):
+        assert not any(piece.startswith("[") for piece, _ in answers)
+        shares = [share for _, share in answers]
+        assert shares == sorted(shares, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+    ids = torch.tensor([tokenizer.encode("the [MASK] sat on [MASK]").ids])
+    logits = model(ids).mlm_logits[0, 2]
+    assert tokenizer.id_to_token(int(logits[5:].argmax()) + 5) == first[0][0]
+
+
+@pytest.mark.parametrize("text", ["", "the cat"])
+def test_a_text_without_a_mask_is_refused(reader, text):
+    with pytest.raises(ValueError, match=r"without \[MASK\]"):
+        fill_mask(*reader, text)
+
+
+def test_a_text_of_10000_words_is_refused_before_it_is_computed(reader):
+    with pytest.raises(ValueError, match="reads 1 to 32"):
+        fill_mask(*reader, "cat " * 10_000 + "[MASK]")
+
+
+@pytest.mark.parametrize("text", ["\U0001f600 [MASK]", "中文 [MASK] 字", "שלום [MASK] עולם"])
+def test_any_script_is_read(reader, text):
+    (answers,) = fill_mask(*reader, text, 3)
+    assert len(answers) == 3
+
+
+def test_a_vocabulary_without_a_special_token_is_named(reader):
+    vocabulary = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "cat": 4}
+    lacking = Tokenizer(WordPiece(vocabulary, unk_token="[UNK]"))
+    with pytest.raises(ValueError, match=r"no \[PAD\]"):
+        fill_mask(reader[0], lacking, "[MASK]")
+
+
+def test_whole_words_refuse_flags_that_do_not_fit():
+    with pytest.raises(ValueError, match="one flag a token"):
+        choose_words(torch.zeros(2, 3), torch.zeros(2, 4))
