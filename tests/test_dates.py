@@ -19,14 +19,27 @@ from course_utils.data.dates import (
     encode,
     ordinal,
     pairs,
+    part_spans,
     phrase,
     split_days,
 )
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_form_is_called_by_its_own_example(form):
-    assert phrase(date(2026, 11, 3), form) == form
+@pytest.mark.parametrize("example, form", FORMS.items())
+def test_a_form_is_called_by_its_own_example(example, form):
+    assert phrase(date(2026, 11, 3), form) == example
+
+
+def test_parts_are_found_where_they_stand():
+    day = date(2026, 11, 3)
+    assert part_spans(day, "{day} {month_short} {year}") == {
+        "day": (0, 1), "month": (2, 5), "year": (6, 10)
+    }  # fmt: skip
+    for form in FORMS.values():
+        text, spans = phrase(day, form), part_spans(day, form)
+        assert text[slice(*spans["day"])] in ("3", "03", "3rd")
+        assert text[slice(*spans["month"])] in ("11", "Nov", "NOV", "November")
+        assert text[slice(*spans["year"])] in ("2026", "26")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +56,7 @@ def test_no_phrase_stands_for_two_days():
     training, testing = split_days()
     seen: dict[str, date] = {}
     for day in training + testing:
-        for form in FORMS:
+        for form in FORMS.values():
             assert seen.setdefault(phrase(day, form), day) == day
 
 
@@ -62,7 +75,7 @@ def test_the_split_and_the_pairs_are_the_same_every_time():
     assert pairs(split_days()[0], 5, seed=3) != pairs(split_days()[0], 5, seed=4)
 
 
-@given(st.dates(FIRST, LAST), st.sampled_from(list(FORMS)))
+@given(st.dates(FIRST, LAST), st.sampled_from(list(FORMS.values())))
 def test_every_phrase_can_be_encoded_and_comes_back(day, form):
     text = phrase(day, form)
     assert decode(encode([text]), SOURCE_VOCABULARY) == [text]
@@ -85,9 +98,9 @@ def test_an_unknown_character_is_named():
         encode(["3 € é"])
 
 
-def test_an_unknown_form_is_named():
-    with pytest.raises(ValueError, match="there is no form 'maybe'"):
-        phrase(date(2026, 11, 3), "maybe")
+def test_an_unknown_field_of_a_form_is_named():
+    with pytest.raises(ValueError, match="a date has no {hour}; take from {day}, "):
+        phrase(date(2026, 11, 3), "{hour} {year}")
 
 
 def test_the_vocabularies_begin_with_the_special_characters():

@@ -5,9 +5,9 @@ test set occurs in no form in training, though its day, its month and its year o
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import date, timedelta
+from string import Formatter
 
 import torch
 from torch import Tensor
@@ -19,6 +19,26 @@ MONTHS = (
 )
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
+# How people write the 3rd of November 2026. None is ambiguous: where there are only numbers, the
+# year comes first, or the dots say that the day does, as in DIN 5008.
+FORMS = {
+    "the 3rd of November, 2026": "the {day_nth} of {month_name}, {year}",
+    "3rd of November 2026": "{day_nth} of {month_name} {year}",
+    "3 November 2026": "{day} {month_name} {year}",
+    "November 3, 2026": "{month_name} {day}, {year}",
+    "November 3rd, 2026": "{month_name} {day_nth}, {year}",
+    "Nov 3 2026": "{month_short} {day} {year}",
+    "3 Nov 2026": "{day} {month_short} {year}",
+    "03-NOV-2026": "{day_two}-{month_upper}-{year}",
+    "Tuesday, 3 November 2026": "{weekday}, {day} {month_name} {year}",
+    "Tue Nov 3 2026": "{weekday_short} {month_short} {day} {year}",
+    "Tuesday the 3rd of November 2026": "{weekday} the {day_nth} of {month_name} {year}",
+    "3 Nov '26": "{day} {month_short} '{year_short}",
+    "2026/11/3": "{year}/{month}/{day}",
+    "3.11.2026": "{day}.{month}.{year}",
+    "2026, November 3": "{year}, {month_name} {day}",
+}
+
 
 def ordinal(number: int) -> str:
     """1 → "1st", 2 → "2nd", 3 → "3rd", 11 → "11th"."""
@@ -26,53 +46,57 @@ def ordinal(number: int) -> str:
     return f"{number}{'th' if 10 <= number % 100 <= 20 else ending}"
 
 
-def _short(name: str) -> str:
-    return name[:3]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """The pieces a form is made of."""
-
-    d: int
-    m: int
-    y: int
-    month: str
-    weekday: str
-
-    @property
-    def nth(self) -> str:
-        return ordinal(self.d)
-
-
-# Every form, by name. None of them is ambiguous: numbers alone are year first, or the day is
-# above 12 (`slashed` below), or the order is that of the dotted form, day first, as in DIN 5008.
-FORMS: dict[str, Callable[[_Parts], str]] = {
-    "the 3rd of November, 2026": lambda p: f"the {p.nth} of {p.month}, {p.y}",
-    "3rd of November 2026": lambda p: f"{p.nth} of {p.month} {p.y}",
-    "3 November 2026": lambda p: f"{p.d} {p.month} {p.y}",
-    "November 3, 2026": lambda p: f"{p.month} {p.d}, {p.y}",
-    "November 3rd, 2026": lambda p: f"{p.month} {p.nth}, {p.y}",
-    "Nov 3 2026": lambda p: f"{_short(p.month)} {p.d} {p.y}",
-    "3 Nov 2026": lambda p: f"{p.d} {_short(p.month)} {p.y}",
-    "03-NOV-2026": lambda p: f"{p.d:02}-{_short(p.month).upper()}-{p.y}",
-    "Tuesday, 3 November 2026": lambda p: f"{p.weekday}, {p.d} {p.month} {p.y}",
-    "Tue Nov 3 2026": lambda p: f"{_short(p.weekday)} {_short(p.month)} {p.d} {p.y}",
-    "Tuesday the 3rd of November 2026": (lambda p: f"{p.weekday} the {p.nth} of {p.month} {p.y}"),
-    "3 Nov '26": lambda p: f"{p.d} {_short(p.month)} '{p.y % 100:02}",
-    "2026/11/3": lambda p: f"{p.y}/{p.m}/{p.d}",
-    "3.11.2026": lambda p: f"{p.d}.{p.m}.{p.y}",
-    "2026, November 3": lambda p: f"{p.y}, {p.month} {p.d}",
-}
+def fields(day: date) -> dict[str, str]:
+    """What a form may be made of: {day}, {day_two}, {day_nth}, {month}, {month_two}, {month_name},
+    {month_short}, {month_upper}, {year}, {year_short}, {weekday}, {weekday_short}."""
+    month, weekday = MONTHS[day.month - 1], WEEKDAYS[day.weekday()]
+    return {
+        "day": f"{day.day}",
+        "day_two": f"{day.day:02}",
+        "day_nth": ordinal(day.day),
+        "month": f"{day.month}",
+        "month_two": f"{day.month:02}",
+        "month_name": month,
+        "month_short": month[:3],
+        "month_upper": month[:3].upper(),
+        "year": f"{day.year}",
+        "year_short": f"{day.year % 100:02}",
+        "weekday": weekday,
+        "weekday_short": weekday[:3],
+    }
 
 
 def phrase(day: date, form: str) -> str:
-    """A day in one of the FORMS. Raises ValueError for a form that does not exist."""
-    if form not in FORMS:
-        raise ValueError(f"there is no form {form!r}; take one of {', '.join(FORMS)}")
-    return FORMS[form](
-        _Parts(day.day, day.month, day.year, MONTHS[day.month - 1], WEEKDAYS[day.weekday()])
-    )
+    """A day in a form, a template such as "{day_nth} of {month_name}".
+
+    Raises ValueError for a name in braces that `fields` does not have.
+    """
+    return "".join(text for _, text in _pieces(day, form))
+
+
+def part_spans(day: date, form: str) -> dict[str, tuple[int, int]]:
+    """Where in the phrase the day, the month, the year and the weekday stand: part → (start, end).
+
+    "3 Nov 2026" → {"day": (0, 1), "month": (2, 5), "year": (6, 10)}
+    """
+    spans, end = {}, 0
+    for part, text in _pieces(day, form):
+        start, end = end, end + len(text)
+        if part:
+            spans[part] = (start, end)
+    return spans
+
+
+def _pieces(day: date, form: str) -> list[tuple[str, str]]:
+    """A phrase in pieces: (part or "" between parts, its text)."""
+    known, pieces = fields(day), []
+    for between, name, _, _ in Formatter().parse(form):
+        pieces.append(("", between))
+        if name is not None:
+            if name not in known:
+                raise ValueError(f"a date has no {{{name}}}; take from {{{'}, {'.join(known)}}}")
+            pieces.append((name.split("_")[0], known[name]))
+    return pieces
 
 
 def split_days(test_share: float = 0.1, seed: int = 0) -> tuple[list[date], list[date]]:
@@ -83,10 +107,12 @@ def split_days(test_share: float = 0.1, seed: int = 0) -> tuple[list[date], list
     return days[test:], days[:test]
 
 
-def pairs(days: list[date], count: int, seed: int = 0) -> list[tuple[str, str]]:
+def pairs(
+    days: list[date], count: int, seed: int = 0, forms: Iterable[str] = FORMS.values()
+) -> list[tuple[str, str]]:
     """`count` pairs (phrase, ISO form): a random day of `days` in a random form."""
     rng = random.Random(seed)
-    forms, found = list(FORMS), []
+    forms, found = list(forms), []
     for _ in range(count):
         day = rng.choice(days)
         found.append((phrase(day, rng.choice(forms)), day.isoformat()))
@@ -94,8 +120,8 @@ def pairs(days: list[date], count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 CHARACTERS = sorted(
-    {c for form in FORMS for c in form}
-    | set("".join(MONTHS + WEEKDAYS) + "".join(MONTHS).upper() + "0123456789thndrs .,/-'")
+    {character for example in FORMS for character in example}
+    | set("".join(MONTHS + WEEKDAYS) + "".join(MONTHS).upper() + "0123456789stndrh")
 )
 SOURCE_VOCABULARY = ["[PAD]", "[BOS]", "[EOS]", *CHARACTERS]
 TARGET_VOCABULARY = ["[PAD]", "[BOS]", "[EOS]", *"0123456789-"]
