@@ -12,6 +12,7 @@ import math
 import os
 import sys
 import time
+import zlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,8 @@ from course_utils.pretraining import (
     pack,
     unigram_baseline,
 )
+
+PAIRS, MASKS, DROPOUT = range(3)  # what numbers are drawn for
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Batches:
             self.special["MASK"],
             self.vocab_size,
             self.recipe.probability,
-            generator_of(self.recipe.seed, 1, index),
+            generator_of(self.recipe.seed, MASKS, index),
         )
         return batch, masked, labels
 
@@ -163,7 +166,7 @@ class Batches:
 
     def _draw(self, epoch: int) -> list[list[NspPair]]:
         if self._current[0] != epoch:
-            generator = generator_of(self.recipe.seed, 0, epoch)
+            generator = generator_of(self.recipe.seed, PAIRS, epoch)
             pairs = nsp_pairs(self.documents, generator, self.recipe.max_length)
             batches = length_buckets(pairs, self.recipe.batch_tokens, generator)
             self._current = (epoch, batches)
@@ -172,7 +175,12 @@ class Batches:
 
 def generator_of(seed: int, purpose: int, number: int) -> torch.Generator:
     """A generator that depends on these three numbers and on nothing else."""
-    return torch.Generator().manual_seed((seed * 2 + purpose) * 2**32 + number)
+    return torch.Generator().manual_seed(mixed_seed(seed, purpose, number))
+
+
+def mixed_seed(*numbers: int) -> int:
+    """32 bits out of several numbers: torch's generator on the CPU looks at no more than 32."""
+    return zlib.crc32(repr(numbers).encode())
 
 
 def special_id(tokenizer: Tokenizer, name: str) -> int:
@@ -291,7 +299,7 @@ def train_step(
 
     The gradient is the mean over the step's batches, whoever computed them.
     """
-    torch.manual_seed(recipe.seed * 2**32 + step)  # dropout
+    torch.manual_seed(mixed_seed(recipe.seed, DROPOUT, step))
     model.train()
     mine = range(step * recipe.accumulate + rank, (step + 1) * recipe.accumulate, processes)
     sums = torch.zeros(3, device=device)  # MLM loss, NSP loss, tokens

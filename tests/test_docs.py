@@ -11,10 +11,12 @@ from course_utils.data.docs import (
     Document,
     docs_corpus,
     docstrings,
+    fast_tokenizer,
     read_text_files,
     split_sentences,
     train_tokenizer,
 )
+from course_utils.wordpiece import SPECIAL_TOKENS, count_words
 
 NUMPY_STYLE = """
     Return the largest value of an array, as a number.
@@ -180,10 +182,22 @@ def test_a_text_file_that_can_not_be_used_is_named(tmp_path, content, message):
 def test_the_tokenizer_has_the_special_tokens_first_and_builds_pairs():
     sentences = ["The cat sat on the mat.", "The dog sat on the cat."] * 3
     tokenizer = train_tokenizer(sentences, vocab_size=60)
-    assert [tokenizer.id_to_token(i) for i in range(5)] == docs.SPECIAL_TOKENS
+    assert [tokenizer.id_to_token(i) for i in range(5)] == list(SPECIAL_TOKENS)
     encoding = tokenizer.encode("The Cät", "sat")
     assert encoding.tokens == ["[CLS]", "the", "cat", "[SEP]", "sat", "[SEP]"]
     assert encoding.type_ids == [0, 0, 0, 0, 1, 1]
     assert tokenizer.encode("猫").tokens == ["[CLS]", "[UNK]", "[SEP]"]
-    with pytest.raises(ValueError, match="needs text"):
+    assert tokenizer.decode(encoding.ids) == "the cat sat"
+    with pytest.raises(ValueError, match="no words"):
         train_tokenizer([], 60)
+
+
+def test_words_are_counted_as_in_lesson_04():
+    sentences = docs_corpus(progress=False).sentences()[::500]
+    assert docs._count_words(sentences) == count_words(sentences)
+
+
+def test_a_vocabulary_without_a_special_token_names_it(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\nword\n")
+    with pytest.raises(ValueError, match=r"vocab.txt has no \[SEP\] and no \[MASK\]"):
+        fast_tokenizer(tmp_path / "vocab.txt")
