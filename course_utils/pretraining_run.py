@@ -173,6 +173,15 @@ class Batches:
         return self._current[1]
 
 
+def log_frequencies(counts: Tensor) -> Tensor:
+    """log of each piece's share, one added to every count: the bias that predicts unigrams.
+
+    counts (vocab_size,), integers → (vocab_size,), float
+    """
+    counts = counts.float() + 1
+    return (counts / counts.sum()).log()
+
+
 def generator_of(seed: int, purpose: int, number: int) -> torch.Generator:
     """A generator that depends on these three numbers and on nothing else."""
     return torch.Generator().manual_seed(mixed_seed(seed, purpose, number))
@@ -251,8 +260,7 @@ def pretrain(
         torch.manual_seed(recipe.seed)
         model = BertForPreTraining(recipe.config(batches.vocab_size))
         if recipe.frequency_bias:
-            counts = batches.token_counts().float() + 1
-            model.mlm.bias.data = (counts / counts.sum()).log()
+            model.mlm.bias.data = log_frequencies(batches.token_counts())
         run = PretrainingRun(model.to(device))
         optimizer, schedule = make_optimizer(model, recipe)
         checkpoint = Path(folder) / "checkpoint.pt" if folder else None

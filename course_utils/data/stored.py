@@ -1,7 +1,12 @@
 """What lies in the repository because it takes longer than a lesson: a model, and results."""
 
 import json
+import os
+import platform
+from datetime import date
 from pathlib import Path
+
+import torch
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -31,3 +36,25 @@ def stored_result(name: str) -> dict:
         there = ", ".join(sorted(p.stem for p in path.parent.glob("*.json"))) or "none"
         raise ValueError(f"there is no stored result {name!r}; there are: {there}.")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save_result(name: str, command: str, rows: list[dict], **more) -> Path:
+    """Write `data/results/NAME.json`: what `stored_result(NAME)` reads. A test repeats a cheap row.
+
+    command  the line that makes this file
+    rows     the table, a dictionary a row
+    more     further JSON: a baseline, the seconds it took
+    """
+    threads = torch.get_num_threads()
+    record = {
+        "command": command,
+        "date": date.today().isoformat(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {threads} torch threads",
+        **more,
+        "rows": rows,
+    }
+    path = DATA / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path

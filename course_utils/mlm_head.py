@@ -1,0 +1,137 @@
+"""Lesson 05: a masked-language-model head on a frozen encoder: what a finished body already knows.
+
+all-MiniLM-L6-v2 was published without the head it was pretrained with. Here only a new head is
+trained, 179,130 numbers; the encoder's 22.7 million stay as they are.
+
+    python -m course_utils.mlm_head      # makes data/results/mlm_head_minilm.json
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from course_utils.bert import Bert
+from course_utils.data.docs import docs_corpus
+from course_utils.data.stored import save_result
+from course_utils.data.weights import pretrained_encoder
+from course_utils.pretraining import (
+    IGNORE,
+    MlmHead,
+    linear_warmup_decay,
+    mlm_loss,
+    unigram_baseline,
+)
+from course_utils.pretraining_run import Batches, Recipe, log_frequencies
+
+RECIPE = Recipe(max_length=64, batch_tokens=1024, learning_rate=1e-3)
+EVALUATION_BATCHES = 20
+
+
+def frozen_encoder() -> tuple[Bert, Tokenizer]:
+    """all-MiniLM-L6-v2 in our own `Bert`, no parameter asking for a gradient; its tokenizer."""
+    folder = pretrained_encoder()
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()  # the file switches both on
+    tokenizer.no_truncation()
+    return Bert.from_pretrained(folder).requires_grad_(False), tokenizer
+
+
+def new_head(bert: Bert, token_counts: Tensor, seed: int = 0) -> MlmHead:
+    """An untrained head for this encoder, tied to its (frozen) token embeddings.
+
+    token_counts  (vocab_size,); the bias starts at the logarithm of each piece's frequency
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = MlmHead(bert.config, bert.embeddings.token.weight)
+    head.bias.data = log_frequencies(token_counts)
+    return head
+
+
+def train_head(bert: Bert, head: MlmHead, batches: Batches, steps: int) -> Iterator[dict]:
+    """Train the head alone, a step for each row that is taken from this generator.
+
+    A row: step (from 1) and loss (in nats a masked token, before the step).
+    """
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=batches.recipe.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: linear_warmup_decay(step + 1, steps // 20, steps + 1)
+    )
+    for step in range(steps):
+        logits, labels = predict(bert, head, batches, step)
+        loss = mlm_loss(logits, labels)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, batches.recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        yield {"step": step + 1, "loss": loss.item()}
+
+
+def predict(bert: Bert, head: MlmHead, batches: Batches, index: int) -> tuple[Tensor, Tensor]:
+    """(logits (chosen tokens, vocab_size), labels (chosen tokens,)) of one batch."""
+    batch, masked, labels = batches[index]
+    with torch.no_grad():  # nothing in the encoder learns: no graph, a third of the time
+        output = bert(masked, batch.attention_mask, batch.token_type_ids, need_weights=False)
+    chosen = labels != IGNORE
+    return head(output.last_hidden_state[chosen]), labels[chosen]
+
+
+@torch.no_grad()
+def score_head(bert: Bert, head: MlmHead, batches: Batches) -> dict:
+    """{"loss", "masked_accuracy"} over the first 20 batches of `batches`."""
+    parts = [predict(bert, head, batches, index) for index in range(EVALUATION_BATCHES)]
+    losses = [torch.nn.functional.cross_entropy(*part, reduction="sum") for part in parts]
+    right = sum((logits.argmax(-1) == labels).sum() for logits, labels in parts)
+    asked = sum(len(labels) for _, labels in parts)
+    return {"loss": (sum(losses) / asked).item(), "masked_accuracy": (right / asked).item()}
+
+
+def rows_after(steps: list[int], progress: bool = True) -> tuple[list[dict], dict]:
+    """Held-out scores after each number of steps of one run, and the unigram baseline's.
+
+    The learning rate's decay is that of the whole run, the last of `steps`.
+    """
+    bert, tokenizer = frozen_encoder()
+    training, held_out = docs_corpus(progress).split()
+    batches, unseen = (Batches(part, tokenizer, RECIPE) for part in (training, held_out))
+    counts = batches.token_counts()
+    head = new_head(bert, counts)
+    rows = []
+    bar = tqdm(total=steps[-1], file=sys.stdout, leave=False, disable=not progress)
+    with bar:
+        if steps[0] == 0:
+            rows.append({"steps": 0, **score_head(bert, head, unseen)})
+        for row in train_head(bert, head, batches, steps[-1]):
+            bar.update()
+            if row["step"] in steps:
+                rows.append({"steps": row["step"], **score_head(bert, head, unseen)})
+    labels = torch.cat([unseen[index][2].flatten() for index in range(EVALUATION_BATCHES)])
+    baseline = unigram_baseline(counts, labels)
+    return rows, {"loss": baseline.loss, "masked_accuracy": baseline.accuracy}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("python -m course_utils.mlm_head", description=__doc__)
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400, 800])
+    steps = sorted(set(parser.parse_args().steps))
+    started = time.perf_counter()
+    rows, baseline = rows_after(steps)
+    path = save_result(
+        "mlm_head_minilm", "python -m course_utils.mlm_head", rows, baseline=baseline,
+        seconds=round(time.perf_counter() - started),
+    )  # fmt: skip
+    for row in rows:
+        print(row)
+    print(f"unigram {baseline}\n{path}")
+
+
+if __name__ == "__main__":
+    main()
