@@ -25,7 +25,13 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from course_utils.bert import BertConfig
-from course_utils.data.docs import Corpus, docs_corpus, read_text_files, train_tokenizer
+from course_utils.data.docs import (
+    Corpus,
+    docs_corpus,
+    read_text_files,
+    train_tokenizer,
+    wikitext2,
+)
 from course_utils.pretraining import (
     IGNORE,
     Batch,
@@ -470,7 +476,7 @@ HELP = """Pretrain a small BERT on masked tokens and next sentences, from any te
 
   python -m course_utils.pretraining --output my_bert
   python -m course_utils.pretraining --text book1.txt book2.txt --steps 20000 --output my_bert
-  python -m course_utils.pretraining --text "$COURSE_DATA"/wikitext2/valid.txt --output my_bert
+  python -m course_utils.pretraining --wikitext --bf16 --steps 30000 --output my_bert
   torchrun --nproc-per-node 2 -m course_utils.pretraining --accumulate 2 --output my_bert
 
 The same command again goes on where a stopped run was. The output folder then holds the model
@@ -502,6 +508,10 @@ def _parser() -> argparse.ArgumentParser:
         "--text", type=Path, nargs="+", metavar="FILE",
         help="UTF-8 text files (wikitext's too); without it the docs corpus",
     )  # fmt: skip
+    parser.add_argument(
+        "--wikitext", nargs="?", const="Salesforce/wikitext", metavar="NAME",
+        help="WikiText-2 from the Hub, or from a folder of the same layout",
+    )  # fmt: skip
     parser.add_argument("--checkpoint-every", type=int, default=500, help="steps (500)")
     parser.add_argument("--device", default=None, help="cpu or cuda; the best there is")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 forward pass, on CUDA")
@@ -527,7 +537,12 @@ def _run(options: argparse.Namespace, recipe: Recipe) -> None:
     if options.bf16 and not device.startswith("cuda"):
         raise ValueError("--bf16 needs CUDA; leave it out on this device.")
     first = not dist.is_initialized() or dist.get_rank() == 0
-    corpus = read_text_files(options.text) if options.text else docs_corpus(progress=first)
+    if options.text:
+        corpus = read_text_files(options.text)
+    elif options.wikitext:
+        corpus = wikitext2(options.wikitext)
+    else:
+        corpus = docs_corpus(progress=first)
     training, held_out = corpus.split()
     if not held_out.documents:
         raise ValueError(

@@ -1,9 +1,12 @@
 """course_utils/data/docs.py: docstrings found, cleaned into sentences, split; a vocabulary."""
 
 import importlib.metadata
+import os
 import textwrap
+from pathlib import Path
 
 import pytest
+from datasets import Dataset
 
 from course_utils.data import docs
 from course_utils.data.docs import (
@@ -15,6 +18,7 @@ from course_utils.data.docs import (
     read_text_files,
     split_sentences,
     train_tokenizer,
+    wikitext2,
 )
 from course_utils.wordpiece import SPECIAL_TOKENS, count_words
 
@@ -165,6 +169,42 @@ def test_text_files_become_documents(tmp_path):
     corpus = read_text_files([plain, wiki])
     assert [len(d.sentences) for d in corpus.documents] == [100, 100, 50, 2, 1]
     assert corpus.documents[3].sentences[0] == "It is a well-known place in the north ."
+
+
+def test_wikitext_is_read_from_a_folder_of_the_hubs_layout(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n"
+        "  - split: train\n    path: wikitext-2-raw-v1/train-*\n---\n"
+    )
+    (tmp_path / "wikitext-2-raw-v1").mkdir()
+    lines = [
+        "",
+        " = A place = \n",
+        "",
+        " It is a well @-@ known place in the north . \n",
+        " = = History = = \n",
+        " It was founded a very long time ago . \n",
+    ]
+    Dataset.from_dict({"text": lines}).to_parquet(
+        tmp_path / "wikitext-2-raw-v1" / "train-00000-of-00001.parquet"
+    )
+    (document,) = wikitext2(str(tmp_path)).documents
+    assert document.sentences == [
+        "It is a well-known place in the north .",
+        "It was founded a very long time ago .",
+    ]
+    with pytest.raises(ValueError, match="can not be loaded"):
+        wikitext2(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("COURSE_DATA", "")) / "wikitext2" / "valid.txt").is_file(),
+    reason="COURSE_DATA names no folder with wikitext2/valid.txt",
+)
+def test_the_real_wikitext_files_are_read():
+    corpus = read_text_files([Path(os.environ["COURSE_DATA"]) / "wikitext2" / "valid.txt"])
+    assert len(corpus.documents) > 60  # 60 articles, the long ones in parts
+    assert 150_000 < corpus.words < 213_886
 
 
 @pytest.mark.parametrize(

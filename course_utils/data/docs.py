@@ -151,17 +151,41 @@ def read_text_files(paths: Iterable[Path]) -> Corpus:
             raise ValueError(
                 f"{path} is not UTF-8 text: {error.reason} at byte {error.start}."
             ) from None
-        text = re.sub(r" @(\W)@ ", r"\1", text)  # wikitext writes "well @-@ known"
-        before = len(documents)
-        for article in re.split(r"(?m)^ = [^=].*[^=] = ?$", text):
-            article = re.sub(r"(?m)^ = .* = ?$", "", article)  # headings of sections
-            sentences = list(split_sentences(article))
-            for start in range(0, len(sentences), 100):
-                name = f"{path.name}, part {len(documents) - before + 1}"
-                documents.append(Document(name, "files", sentences[start : start + 100]))
-        if len(documents) == before:
+        found = _articles(path.name, text)
+        if not found:
             raise ValueError(f"{path} holds no sentence of {MIN_WORDS} to {MAX_WORDS} words.")
+        documents += found
     return Corpus(documents, {}, [])
+
+
+def wikitext2(source: str = "Salesforce/wikitext") -> Corpus:
+    """The training split of WikiText-2 (600 Wikipedia articles, 2 million words; CC BY-SA).
+
+    source  the data set's name on the Hub, or a folder of the same layout. Raises ValueError where
+    neither answers.
+    """
+    from datasets import load_dataset  # a second to import, and only full scale needs it
+
+    try:
+        lines = load_dataset(source, "wikitext-2-raw-v1", split="train")["text"]
+    except Exception as error:  # no network, no such data set, a broken file, …
+        reason = str(error).strip().split("\n")[0][:120]
+        raise ValueError(
+            f"{source} can not be loaded ({type(error).__name__}: {reason})."
+        ) from None
+    return Corpus(_articles("WikiText-2", "".join(lines)), {}, [])
+
+
+def _articles(name: str, text: str) -> list[Document]:
+    """Documents of at most 100 sentences out of plain text or wikitext."""
+    text = re.sub(r" @(\W)@ ", r"\1", text)  # wikitext writes "well @-@ known"
+    documents = []
+    for article in re.split(r"(?m)^ = [^=].*[^=] = ?$", text):
+        sentences = list(split_sentences(re.sub(r"(?m)^ = .* = ?$", "", article)))  # headings
+        for start in range(0, len(sentences), 100):
+            part = f"{name}, part {len(documents) + 1}"
+            documents.append(Document(part, "files", sentences[start : start + 100]))
+    return documents
 
 
 # --- Finding ----------------------------------------------------------------------------------
