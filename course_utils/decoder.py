@@ -26,10 +26,12 @@ from course_utils.positions import sinusoidal_positions
 def target_mask(token_ids: Tensor, pad_token_id: int = 0) -> Tensor:
     """Who may look at whom in the decoder's self-attention, for a padded batch.
 
-    token_ids  (batch, tokens), the sequences that the decoder reads, padded at their end
+    token_ids  (batch, tokens), the sequences that the decoder reads, padded at their end or start
     returns    (batch, 1, tokens, tokens), bool, True = may attend: the key is no padding, and it is
                the query itself or stands before it
 
+    With padding at the end the causal mask alone would do for every real token: padding comes
+    later. With padding at the start, as when texts of several lengths are continued, it would not.
     Raises ValueError unless token_ids is (batch, tokens) of integers.
     Source: Vaswani et al. 2017, section 3.2.3, third point.
     """
@@ -194,7 +196,7 @@ class Cache(NamedTuple):
         when a hypothesis goes on from another one."""
 
         def pick(pair: KeyValues | None) -> KeyValues | None:
-            return pair and KeyValues(pair.key[rows], pair.value[rows])
+            return pair and KeyValues(pair[0][rows], pair[1][rows])
 
         layers = tuple(LayerCache(pick(one.target), pick(one.memory)) for one in self.layers)
         return Cache(layers, self.memory_mask[rows], self.length)

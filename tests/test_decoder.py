@@ -172,6 +172,8 @@ def test_target_mask_is_causal_and_hides_padding():
     assert mask.shape == (2, 1, 4, 4) and mask.dtype == torch.bool
     assert mask[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0]]
     assert mask[1, 0].int().tolist() == [[1, 0, 0, 0]] * 4
+    left = target_mask(torch.tensor([[0, 1, 5]]))
+    assert left[0, 0].int().tolist() == [[0, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(2, 3), torch.zeros(4, dtype=torch.long)])
