@@ -173,7 +173,8 @@ class Batches:
     def _draw(self, epoch: int) -> list[list[NspPair]]:
         if self._current[0] != epoch:
             generator = generator_of(self.recipe.seed, PAIRS, epoch)
-            pairs = nsp_pairs(self.documents, generator, self.recipe.max_length)
+            drawn = nsp_pairs(self.documents, generator, self.recipe.max_length)
+            pairs = [NspPair(*pair) for pair in drawn]  # a reader's own gives plain tuples
             batches = length_buckets(pairs, self.recipe.batch_tokens, generator)
             self._current = (epoch, batches)
         return self._current[1]
