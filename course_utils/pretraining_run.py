@@ -113,9 +113,11 @@ class PretrainingRun:
 
     A row: step (from 1), mlm_loss, nsp_loss, learning_rate, gradient_norm (before clipping), tokens
     (seen up to here, padding not counted). `seconds` is the time of training, resumed parts added.
+    `token_counts` (vocab_size,): how often each piece stands in the training text.
     """
 
     model: BertForPreTraining
+    token_counts: Tensor
     history: list[dict] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -266,9 +268,10 @@ def pretrain(
     with torch.random.fork_rng():  # leaves the caller's random numbers alone
         torch.manual_seed(recipe.seed)
         model = BertForPreTraining(recipe.config(batches.vocab_size))
+        counts = batches.token_counts()
         if recipe.frequency_bias:
-            model.mlm.bias.data = log_frequencies(batches.token_counts())
-        run = PretrainingRun(model.to(device))
+            model.mlm.bias.data = log_frequencies(counts)
+        run = PretrainingRun(model.to(device), counts)
         optimizer, schedule = make_optimizer(model, recipe)
         checkpoint = Path(folder) / "checkpoint.pt" if folder else None
         if checkpoint and checkpoint.exists():
@@ -570,10 +573,9 @@ def save_run(
     fp16: bool = False,
 ) -> None:
     """Write the model, its tokenizer and run.json; print the held-out scores."""
-    counts = Batches(training, tokenizer, recipe).token_counts()
     scores = evaluate(
-        run.model, Batches(held_out, tokenizer, replace(recipe, seed=recipe.seed + 1)), counts,
-        device=next(run.model.parameters()).device,
+        run.model, Batches(held_out, tokenizer, replace(recipe, seed=recipe.seed + 1)),
+        run.token_counts, device=next(run.model.parameters()).device,
     )  # fmt: skip
     model = run.model.cpu().half() if fp16 else run.model.cpu()
     model.save_pretrained(folder)
