@@ -29,7 +29,7 @@ from course_utils.pretraining import (
 )
 from course_utils.pretraining_run import Batches, Recipe, log_frequencies
 
-RECIPE = Recipe(max_length=64, batch_tokens=1024, learning_rate=1e-3)
+RECIPE = Recipe(max_length=64, batch_tokens=1024, learning_rate=3e-3)
 EVALUATION_BATCHES = 20
 
 
@@ -46,16 +46,23 @@ def new_head(bert: Bert, token_counts: Tensor, seed: int = 0) -> MlmHead:
     """An untrained head for this encoder, tied to its (frozen) token embeddings.
 
     token_counts  (vocab_size,); the bias starts at the logarithm of each piece's frequency
+
+    `dense` starts as the identity: each hidden state is compared with the embeddings as it is.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = MlmHead(bert.config, bert.embeddings.token.weight)
+    nn.init.eye_(head.dense.weight)
     head.bias.data = log_frequencies(token_counts)
     return head
 
 
-def train_head(bert: Bert, head: MlmHead, batches: Batches, steps: int) -> Iterator[dict]:
+def train_head(
+    bert: Bert, head: MlmHead, batches: Batches, steps: int, layer: int = -1
+) -> Iterator[dict]:
     """Train the head alone, a step for each row that is taken from this generator.
+
+    layer  whose hidden states the head reads: 0 the embeddings, −1 the last layer
 
     A row: step (from 1) and loss (in nats a masked token, before the step).
     """
@@ -65,7 +72,7 @@ def train_head(bert: Bert, head: MlmHead, batches: Batches, steps: int) -> Itera
         optimizer, lambda step: linear_warmup_decay(step + 1, steps // 20, steps + 1)
     )
     for step in range(steps):
-        logits, labels = predict(bert, head, batches, step)
+        logits, labels = predict(bert, head, batches, step, layer)
         loss = mlm_loss(logits, labels)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, batches.recipe.clip)
@@ -75,29 +82,32 @@ def train_head(bert: Bert, head: MlmHead, batches: Batches, steps: int) -> Itera
         yield {"step": step + 1, "loss": loss.item()}
 
 
-def predict(bert: Bert, head: MlmHead, batches: Batches, index: int) -> tuple[Tensor, Tensor]:
+def predict(
+    bert: Bert, head: MlmHead, batches: Batches, index: int, layer: int = -1
+) -> tuple[Tensor, Tensor]:
     """(logits (chosen tokens, vocab_size), labels (chosen tokens,)) of one batch."""
     batch, masked, labels = batches[index]
     with torch.no_grad():  # nothing in the encoder learns: no graph, a third of the time
         output = bert(masked, batch.attention_mask, batch.token_type_ids, need_weights=False)
     chosen = labels != IGNORE
-    return head(output.last_hidden_state[chosen]), labels[chosen]
+    return head(output.hidden_states[layer][chosen]), labels[chosen]
 
 
 @torch.no_grad()
-def score_head(bert: Bert, head: MlmHead, batches: Batches) -> dict:
+def score_head(bert: Bert, head: MlmHead, batches: Batches, layer: int = -1) -> dict:
     """{"loss", "masked_accuracy"} over the first 20 batches of `batches`."""
-    parts = [predict(bert, head, batches, index) for index in range(EVALUATION_BATCHES)]
+    parts = [predict(bert, head, batches, index, layer) for index in range(EVALUATION_BATCHES)]
     losses = [torch.nn.functional.cross_entropy(*part, reduction="sum") for part in parts]
     right = sum((logits.argmax(-1) == labels).sum() for logits, labels in parts)
     asked = sum(len(labels) for _, labels in parts)
     return {"loss": (sum(losses) / asked).item(), "masked_accuracy": (right / asked).item()}
 
 
-def rows_after(steps: list[int], progress: bool = True) -> tuple[list[dict], dict]:
+def rows_after(steps: list[int], layer: int = -1, progress: bool = True) -> tuple[list[dict], dict]:
     """Held-out scores after each number of steps of one run, and the unigram baseline's.
 
-    The learning rate's decay is that of the whole run, the last of `steps`.
+    A row: layer, steps, loss, masked_accuracy; the baseline: loss, masked_accuracy. The learning
+    rate's decay is that of the whole run, the last of `steps`.
     """
     bert, tokenizer = frozen_encoder()
     training, held_out = docs_corpus(progress).split()
@@ -105,14 +115,18 @@ def rows_after(steps: list[int], progress: bool = True) -> tuple[list[dict], dic
     counts = batches.token_counts()
     head = new_head(bert, counts)
     rows = []
+
+    def score_row(done: int) -> dict:
+        return {"layer": layer, "steps": done, **score_head(bert, head, unseen, layer)}
+
     bar = tqdm(total=steps[-1], file=sys.stdout, leave=False, disable=not progress)
     with bar:
         if steps[0] == 0:
-            rows.append({"steps": 0, **score_head(bert, head, unseen)})
-        for row in train_head(bert, head, batches, steps[-1]):
+            rows.append(score_row(0))
+        for row in train_head(bert, head, batches, steps[-1], layer):
             bar.update()
             if row["step"] in steps:
-                rows.append({"steps": row["step"], **score_head(bert, head, unseen)})
+                rows.append(score_row(row["step"]))
     labels = torch.cat([unseen[index][2].flatten() for index in range(EVALUATION_BATCHES)])
     baseline = unigram_baseline(counts, labels)
     return rows, {"loss": baseline.loss, "masked_accuracy": baseline.accuracy}
@@ -120,10 +134,13 @@ def rows_after(steps: list[int], progress: bool = True) -> tuple[list[dict], dic
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m course_utils.mlm_head", description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400, 800])
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400, 600])
     steps = sorted(set(parser.parse_args().steps))
     started = time.perf_counter()
-    rows, baseline = rows_after(steps)
+    rows = []
+    for layer in (6, 4):
+        found, baseline = rows_after(steps, layer)
+        rows += found
     path = save_result(
         "mlm_head_minilm", "python -m course_utils.mlm_head", rows, baseline=baseline,
         seconds=round(time.perf_counter() - started),

@@ -77,12 +77,11 @@ def test_the_model_card_gives_the_figures_of_the_run():
 
 def test_a_row_of_the_frozen_encoders_head_comes_out_again():
     stored = stored_result("mlm_head_minilm")
-    by_steps = {row["steps"]: row for row in stored["rows"]}
-    rows, baseline = mlm_head.rows_after([0], progress=False)
-    assert rows[0]["loss"] == pytest.approx(by_steps[0]["loss"], abs=0.15)
+    by_place = {(row["layer"], row["steps"]): row for row in stored["rows"]}
+    rows, baseline = mlm_head.rows_after([0], layer=6, progress=False)
+    assert rows[0]["loss"] == pytest.approx(by_place[6, 0]["loss"], abs=0.15)
     assert baseline["loss"] == pytest.approx(stored["baseline"]["loss"], abs=0.1)
-    last = stored["rows"][-1]
-    assert last["masked_accuracy"] > 5 * stored["baseline"]["masked_accuracy"]
+    assert by_place[6, 600]["masked_accuracy"] > 2 * stored["baseline"]["masked_accuracy"]
 
 
 def test_only_the_new_numbers_of_the_head_are_trained():
