@@ -4,8 +4,6 @@ Everything follows section 3.2 of Vaswani et al., "Attention Is All You Need" (2
 holds throughout: a mask is boolean, and True means "this query may look at this key".
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ def attention_scores(query: Tensor, key: Tensor) -> Tensor:
             f"query and key need the same last size d_k, not {query.size(-1)} and {key.size(-1)}"
         )
     d_k = query.size(-1)
-    return query @ key.transpose(-2, -1) / math.sqrt(d_k)  # (..., queries, keys)
+    return query @ key.transpose(-2, -1) * d_k**-0.5  # (..., queries, keys)
 
 
 def scaled_dot_product_attention(

@@ -303,8 +303,8 @@ def check_input(
             raise ValueError(
                 f"{name} {tuple(given.shape)} must have the shape of input_ids, {(batch, tokens)}."
             )
-    if torch.compiler.is_compiling():  # an exported graph can not branch on values
-        return
+    if torch.compiler.is_compiling() or input_ids.is_meta:
+        return  # an exported graph can not branch on values, and a meta tensor has none
     limits = (
         ("token", input_ids, config.vocab_size),
         ("segment", token_type_ids, config.type_vocab_size),

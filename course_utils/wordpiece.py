@@ -376,7 +376,10 @@ class WordPiece:
 def truncate_longer_first(first: list[str], second: list[str] | None, room: int) -> None:
     """Shorten two lists in place, always the longer one and at its end, until both fit in `room`.
 
-    Where they are equally long the second gives way.
+    Where they are equally long the second gives way. (The tokenizers library differs by one token
+    where `room` is odd: it gives the odd place to the text that was longer.)
+
+    Source: google-research/bert, `create_pretraining_data.py`, `truncate_seq_pair`.
     """
     second = [] if second is None else second
     while len(first) + len(second) > room:
