@@ -347,7 +347,7 @@ def test_half_precision_files_load_into_single_precision(small, saved):
 
 @pytest.fixture
 def old_layout(tmp_path):
-    """A folder laid out as google-bert/bert-base-uncased: heads, prefix, gamma and beta; its model."""
+    """(folder laid out as google-bert/bert-base-uncased: heads, prefix, gamma, beta; its model)"""
     torch.manual_seed(1)
     config = transformers.BertConfig(**SMALL, attn_implementation="eager")
     model = BertForPreTraining(config).eval()

@@ -212,13 +212,16 @@ def _reference_modules() -> list[tuple[str, ModuleType]]:
 
 
 def _replace_everywhere(old: Any, new: Any) -> None:
-    """Put `new` where the reference modules, or the notebook, hold `old`."""
+    """Put `new` where the reference modules, the notebook, or the reader's other modules hold
+    `old`. Not in its own module: an answer that calls the reference would then call itself."""
     namespaces = [vars(module) for _, module in _reference_modules()]
+    namespaces += [one for one in _loaded if one["__name__"] != getattr(new, "__module__", "")]
     for namespace in [*namespaces, vars(sys.modules["__main__"])]:
         for name in [n for n, held in namespace.items() if held is old and not n.startswith("_")]:
             namespace[name] = new
 
 
+_loaded: list[dict[str, Any]] = []  # the namespaces of mine/'s modules
 _in_place: dict[str, Any] = {}  # exercise id -> the reader's object that stands for the reference
 
 
@@ -232,6 +235,7 @@ def use_mine(on: bool = True) -> None:
     for id, current in list(_in_place.items()):
         _replace_everywhere(current, exercises[id].reference)
         del _in_place[id]
+    _loaded.clear()
     if not on:
         print("Every block is the reference again.")
         return
@@ -286,6 +290,7 @@ def _install_module(path: Path, exercises: dict) -> list[str]:
     filename = f"mine/{path.name}"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     namespace: dict[str, Any] = {"__name__": f"mine.{path.stem}"}
+    _loaded.append(namespace)
     for block in _read_blocks(path):
         one = exercises.get(block.id)
         if one is None or one.kind == "open":
