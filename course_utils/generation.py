@@ -73,7 +73,7 @@ def beam_search(
 
     A hypothesis that has written eos stays as it is and keeps its score. No promise to find the
     likeliest sequence of all; one beam is `greedy`. Raises ValueError for beams below 1.
-    Source: Graves 2012, section 2.4; Wu et al. 2016 (GNMT), equation 14 (length penalty).
+    Source: Graves 2012, section 2.6; Wu et al. 2016 (GNMT), equation 14 (length penalty).
     """
     if beams < 1:
         raise ValueError(f"a beam search needs at least 1 beam, not {beams}")

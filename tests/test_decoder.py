@@ -289,6 +289,54 @@ def test_parts_are_looked_up_when_a_layer_is_built(monkeypatch):
     assert all(isinstance(one, MarkedLayer) for one in Decoder(2, 4, 1, 8).layers)
 
 
+class ReadersAttention(torch.nn.Module):
+    """Another reader's answer to lesson 01: the four layers have the names asked for, nothing else
+    does."""
+
+    def __init__(self, hidden_size, num_heads, dropout=0.0):
+        super().__init__()
+        self.h, self.drop = num_heads, nn.Dropout(dropout)
+        for name in ("query", "key", "value", "output"):
+            setattr(self, name, nn.Linear(hidden_size, hidden_size))
+
+    def forward(self, query, key, value, mask=None, need_weights=True):
+        cut = lambda x: x.unflatten(-1, (self.h, -1)).transpose(1, 2)  # noqa: E731
+        q, k, v = cut(self.query(query)), cut(self.key(key)), cut(self.value(value))
+        scores = q @ k.transpose(-2, -1) / k.size(-1) ** 0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -1e9)
+        weights = scores.softmax(-1)
+        return self.output((self.drop(weights) @ v).transpose(1, 2).flatten(2)), weights
+
+
+def test_a_readers_attention_carries_the_decoder_and_its_cache(monkeypatch):
+    monkeypatch.setattr(decoder_module, "MultiHeadAttention", ReadersAttention)
+    torch.manual_seed(0)
+    model = Transformer(9, 10, 2, 16, 2, 24, max_length=8, dropout=0.0).eval()
+    assert isinstance(model.decoder.layers[0].cross_attention, ReadersAttention)
+    source, target = torch.randint(3, 9, (2, 5)), torch.randint(3, 10, (2, 6))
+    with torch.no_grad():
+        whole, cache, logits = model(source, target), model.start(source), []
+        for token in target.split(1, dim=1):
+            some, cache = model.step(token, cache)
+            logits.append(some)
+    torch.testing.assert_close(torch.cat(logits, dim=1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_readers_cache_may_be_a_plain_pair(monkeypatch, model):
+    ours = decoder_module.cached_attention
+    monkeypatch.setattr(
+        decoder_module,
+        "cached_attention",
+        lambda *args: (lambda output, pair: (output, tuple(pair)))(*ours(*args)),
+    )
+    source, target = torch.randint(3, 11, (3, 5)), torch.randint(3, 9, (3, 4))
+    with torch.no_grad():
+        _, cache = model.step(target[:, :3], model.start(source))
+        picked, _ = model.step(target[:, 3:], cache.select(torch.tensor([0, 1, 2])))
+        torch.testing.assert_close(picked, model(source, target)[:, 3:], atol=1e-5, rtol=1e-5)
+
+
 def test_heads_that_do_not_divide_are_named():
     with pytest.raises(ValueError, match="divide"):
         DecoderLayer(8, 3, 16)

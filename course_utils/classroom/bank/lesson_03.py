@@ -1154,22 +1154,41 @@ OWN_DATE_FORM = OpenExercise(
     ],
     answer="""Forms that each change one thing (300 unseen days each; yours will differ):
 
-ANSWER_TABLE
+| form | what is new | in full, % | year | month | day |
+| --- | --- | --- | --- | --- | --- |
+| Nov. 3, 2026 | a dot | 97 | 97 | 100 | 100 |
+| 3-November-2026 | hyphens | 95 | 99 | 100 | 95 |
+| on 3 November 2026 | a word in front | 91 | 100 | 100 | 91 |
+| the date is the 3rd of November 2026 | a long word in front | 79 | 80 | 100 | 99 |
+| 03.11.2026 | zeros | 65 | 96 | 70 | 99 |
+| 3 November, 2026 | a comma | 9 | 69 | 100 | 10 |
+| 2026 November the 3rd | the order | 2 | 2 | 100 | 4 |
+| 2026-11-03 | nothing to do but copy | 0 | 1 | 12 | 4 |
+
+A month's name is found nearly everywhere: it looks like nothing else. Digits all look alike, and
+the model tells a day from a year by its place and its neighbours: with a month's name *before* the
+number, a comma came behind the day; "3 November, 2026" upsets it more than a whole word in front.
 
 The model did not learn what a date is. It learned where to look in fifteen patterns. Days, months
 and years may be combined anew, because every combination of them is read by the same looks; a new
-pattern is another matter. Mending it takes a few seconds of training with the new form among the
+pattern is another matter. Mending it takes some seconds of training with the new form among the
 old ones:
 
 ```python
 mine = "{year} {month_name} the {day_nth}"
 more = pairs(train_days, 4000, seed=7, forms=[*FORMS.values(), mine])
-train(model, more, steps=150, rate=1e-3)
-print(exact_match(model, unseen_in(mine)), exact_match(model, test))
+mended = copy.deepcopy(model)
+train(mended, more, steps=150, rate=1e-3)
+print(exact_match(mended.eval(), unseen_in(mine)), exact_match(mended, test))
 ```
 
-Training on the new form *alone* works faster on it and spoils the old ones: try it. What is worth
-knowing for BERT: fine-tuning data should look like what the model will be asked.""",
+| trained on | the new form, % | the old forms, % |
+| --- | --- | --- |
+| the new form among the old ones | 91 | 98.9 |
+| the new form alone | 100 | 34 |
+
+Alone it is learned faster, and most of the rest is forgotten. For fine-tuning BERT the same holds:
+train on what will be asked, and keep what must not be lost in the mix.""",
 )
 
 EXERCISES = [
