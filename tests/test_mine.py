@@ -115,6 +115,16 @@ def my_cosine(left, right):
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_table_of_a_reference_module_is_imported_by_the_kept_answer(run, tmp_path):
+    answer = RIGHT.replace("SMALL = 1e-12", "from course_utils.bert import ACTIVATIONS").replace(
+        "+ SMALL", "+ 1e-12 * len(ACTIVATIONS)"
+    )
+    _, printed = run(SETUP, answer)
+    assert "Kept in mine/start.py." in printed
+    text = (tmp_path / "mine" / "start.py").read_text(encoding="utf-8")
+    assert "import ACTIVATIONS" in text and "gelu_new" not in text
+
+
 def test_without_an_answer_every_block_is_the_reference(run, tmp_path):
     _, printed = run(SETUP, "use_mine()")
     assert printed.startswith("None of yours yet: every block is the reference.\n")

@@ -16,8 +16,6 @@ from course_utils.bert import BertConfig
 from course_utils.data.docs import train_tokenizer
 from course_utils.pretraining import (
     IGNORE,
-    IS_NEXT,
-    NOT_NEXT,
     BertForPreTraining,
     MlmHead,
     choose_words,
@@ -180,19 +178,19 @@ def numbered(documents: int, sentences: int, length: int = 3) -> list[list[list[
 def test_half_of_the_pairs_are_real_and_the_others_come_from_another_document():
     pairs = nsp_pairs(numbered(20, 51), seeded(), max_length=64)
     assert len(pairs) == 20 * 50
-    real = sum(pair.label == IS_NEXT for pair in pairs)
+    real = sum(pair.label == 0 for pair in pairs)  # 0 = is next, as in the released weights
     assert within(real, len(pairs), 0.5)
     for first, second, label in pairs:
-        if label == IS_NEXT:
+        if label == 0:
             assert second[0] == first[0] + 1
         else:
-            assert label == NOT_NEXT
+            assert label == 1
             assert second[0] // 100 != first[0] // 100
 
 
 def test_other_documents_are_drawn_evenly():
     pairs = nsp_pairs(numbered(5, 99), seeded(1), max_length=64)
-    sources = [p.second[0] // 100 for p in pairs if p.label == NOT_NEXT and p.first[0] < 100]
+    sources = [p.second[0] // 100 for p in pairs if p.label == 1 and p.first[0] < 100]
     for document in (1, 2, 3, 4):
         assert within(sources.count(document), len(sources), 0.25)
 

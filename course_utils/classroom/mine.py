@@ -123,7 +123,8 @@ def _home(value: Any) -> tuple[str, str] | None:
     for module_name, module in _reference_modules():
         for public, held in vars(module).items():
             own = getattr(value, "__module__", "")
-            if held is value and (own == module_name or own.startswith("mine.")):
+            table = isinstance(value, dict)  # carries no __module__ that would name its home
+            if held is value and (own == module_name or own.startswith("mine.") or table):
                 return module_name, public
     module_name, public = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not module_name or not public or module_name == "__main__":
