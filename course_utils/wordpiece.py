@@ -324,7 +324,7 @@ class WordPiece:
             if not truncate:
                 raise ValueError(
                     f"the text has {total} tokens and the limit is {max_length}: split it, or pass "
-                    "truncate=True to drop its end."
+                    "truncate=True."
                 )
             if max_length < special:
                 raise ValueError(f"max_length {max_length} leaves no room beside [CLS] and [SEP].")
