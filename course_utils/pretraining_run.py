@@ -397,7 +397,11 @@ def save_checkpoint(path: Path, recipe: Recipe, run: PretrainingRun, optimizer, 
 
 
 def load_checkpoint(path: Path, recipe: Recipe, run: PretrainingRun, optimizer, schedule) -> None:
-    """Put a run where its checkpoint was. ValueError for another recipe or a damaged file."""
+    """Put a run where its checkpoint was. ValueError for another recipe or a damaged file.
+
+    Only `steps` may differ: a run may be made longer or shorter, and its learning rate follows the
+    new schedule from here on.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         was = state["recipe"]
@@ -405,7 +409,9 @@ def load_checkpoint(path: Path, recipe: Recipe, run: PretrainingRun, optimizer, 
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}); delete it to begin anew."
         ) from None
-    other = [name for name, value in asdict(recipe).items() if was.get(name) != value]
+    other = [
+        name for name, value in asdict(recipe).items() if was.get(name) != value and name != "steps"
+    ]
     if other:
         name = other[0]
         raise ValueError(

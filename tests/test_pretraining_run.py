@@ -116,6 +116,16 @@ def test_a_run_killed_in_the_middle_goes_on_to_the_same_curve(tmp_path):
         torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=1e-6)
 
 
+def test_a_run_may_be_made_longer(tmp_path):
+    short = replace(TINY, steps=4)
+    pretrain(short, CORPUS, TOKENIZER, tmp_path, checkpoint_every=2, progress=False)
+    longer = pretrain(TINY, CORPUS, TOKENIZER, tmp_path, progress=False)
+    whole = pretrain(TINY, CORPUS, TOKENIZER, progress=False)
+    assert [row["step"] for row in longer.history] == list(range(1, TINY.steps + 1))
+    rates = [[row["learning_rate"] for row in run.history] for run in (longer, whole)]
+    assert rates[0][:4] != rates[1][:4] and rates[0][5:] == pytest.approx(rates[1][5:])
+
+
 def test_the_callers_random_numbers_are_left_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -224,8 +234,8 @@ def test_checkpoints_of_another_recipe_or_damaged_are_refused(tmp_path):
     pretrain(
         replace(TINY, steps=2), CORPUS, TOKENIZER, tmp_path, checkpoint_every=1, progress=False
     )
-    with pytest.raises(ValueError, match="with steps=2, this one has 12"):
-        pretrain(TINY, CORPUS, TOKENIZER, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="with clip=1.0, this one has 0.5"):
+        pretrain(replace(TINY, clip=0.5), CORPUS, TOKENIZER, tmp_path, progress=False)
     checkpoint = tmp_path / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match="checkpoint.pt is damaged"):
