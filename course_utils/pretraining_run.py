@@ -32,6 +32,7 @@ from course_utils.data.docs import (
     train_tokenizer,
     wikitext2,
 )
+from course_utils.positions import sinusoidal_positions
 from course_utils.pretraining import (
     IGNORE,
     Batch,
@@ -59,6 +60,7 @@ class Recipe:
     max_length     longest pair, special tokens included; also the number of positions learned
     dropout        0 in a run that never sees a sentence often enough to learn it by heart
     frequency_bias start the MLM head's bias at the logarithm of each piece's frequency
+    local_start    start with attention to near and to equal tokens, see `start_local`
     """
 
     steps: int = 1000
@@ -76,6 +78,7 @@ class Recipe:
     probability: float = 0.15
     dropout: float = 0.0
     frequency_bias: bool = True
+    local_start: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -271,6 +274,8 @@ def pretrain(
         counts = batches.token_counts()
         if recipe.frequency_bias:
             model.mlm.bias.data = log_frequencies(counts)
+        if recipe.local_start:
+            start_local(model)
         run = PretrainingRun(model.to(device), counts)
         optimizer, schedule = make_optimizer(model, recipe)
         checkpoint = Path(folder) / "checkpoint.pt" if folder else None
@@ -300,6 +305,21 @@ def pretrain(
                     save_checkpoint(checkpoint, recipe, run, optimizer, schedule)
     model.eval()
     return run
+
+
+@torch.no_grad()
+def start_local(model: BertForPreTraining) -> None:
+    """First weights with which each token looks at near and at equal ones; then all may change.
+
+    The positions start as lesson 01's sinusoids (of the embeddings' size), so that neighbours are
+    alike; and each layer's keys start as its queries, so that what is alike attends to each other.
+    BERT starts both at random and has a million steps to find this; a run of a thousand has not.
+    """
+    positions = model.bert.embeddings.position.weight  # (max_length, hidden_size)
+    positions.copy_(0.03 * sinusoidal_positions(*positions.shape))
+    for layer in model.bert.encoder.layers:
+        nn.init.normal_(layer.attention.query.weight, std=0.06)
+        layer.attention.key.weight.copy_(layer.attention.query.weight)
 
 
 def train_step(

@@ -13,7 +13,15 @@ from transformers import AutoModelForPreTraining, AutoTokenizer
 
 from course_utils.data.docs import Corpus, Document, train_tokenizer
 from course_utils.pretraining import IGNORE, BertForPreTraining
-from course_utils.pretraining_run import Batches, Recipe, evaluate, main, make_optimizer, pretrain
+from course_utils.pretraining_run import (
+    Batches,
+    Recipe,
+    evaluate,
+    main,
+    make_optimizer,
+    pretrain,
+    start_local,
+)
 
 WHO = ["The old dog", "A young cat", "My neighbour", "The tall teacher", "Our cook", "A farmer"]
 DOES = ["looks for", "likes", "walks past", "paints", "often dreams of", "sells"]
@@ -89,6 +97,21 @@ def test_frequencies_in_the_bias_start_at_the_unigram_loss():
     scores = evaluate(untrained, batches, counts)
     assert start.history[0]["mlm_loss"] == pytest.approx(scores.unigram_loss, abs=0.15)
     assert scores.mlm_loss > scores.unigram_loss + 0.4  # ln 120, without them
+
+
+def test_a_local_start_looks_at_neighbours_and_at_equal_tokens():
+    recipe = Recipe(layers=1, local_start=True)
+    torch.manual_seed(0)
+    model = BertForPreTraining(recipe.config(100)).eval()
+    start_local(model)
+    tokens = torch.arange(5, 65)[None]  # 60 tokens, all different
+    tokens[0, 40] = tokens[0, 10]  # but for one pair, far apart
+    weights = model.bert(tokens).attentions[0].mean(1)[0]  # (queries, keys), mean over heads
+    near = weights.diagonal(1).mean() + weights.diagonal(-1).mean()
+    far = weights.diagonal(15).mean() + weights.diagonal(-15).mean()
+    assert near > 1.2 * far
+    assert weights[10, 40] > 1.25 * weights[10, 41:50].mean()
+    assert weights[40, 10] > 1.25 * weights[40, 11:20].mean()
 
 
 def test_a_run_killed_in_the_middle_goes_on_to_the_same_curve(tmp_path):
