@@ -134,7 +134,7 @@ def rows_after(steps: list[int], layer: int = -1, progress: bool = True) -> tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m course_utils.mlm_head", description=__doc__)
-    parser.add_argument("--steps", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400, 600])
+    parser.add_argument("--steps", type=int, nargs="+", default=[0, 25, 50, 100, 200, 400])
     steps = sorted(set(parser.parse_args().steps))
     started = time.perf_counter()
     rows = []

@@ -81,7 +81,7 @@ def test_a_row_of_the_frozen_encoders_head_comes_out_again():
     rows, baseline = mlm_head.rows_after([0], layer=6, progress=False)
     assert rows[0]["loss"] == pytest.approx(by_place[6, 0]["loss"], abs=0.15)
     assert baseline["loss"] == pytest.approx(stored["baseline"]["loss"], abs=0.1)
-    assert by_place[6, 600]["masked_accuracy"] > 2 * stored["baseline"]["masked_accuracy"]
+    assert by_place[6, 400]["masked_accuracy"] > 2 * stored["baseline"]["masked_accuracy"]
 
 
 def test_only_the_new_numbers_of_the_head_are_trained():
