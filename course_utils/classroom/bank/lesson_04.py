@@ -23,7 +23,7 @@ def longest_match_stub(word, vocab, unknown="[UNK]", max_characters=100):
 _PIECES = frozenset(
     "un mask token able play 7 a b ab abc x ##x t task "
     "##mask ##masked ##ed ##e ##d ##s ##ization ##ize ##iz ##er ##b ##c ##cd ##bcd ##d ##ask "
-    "##askx ##sk kl ##mn ##lmn".split()
+    "##askx ##sk kl ##mn ##lmn op opq ##qr # A".split()  # "#" itself is a piece, as in BERT's
 )
 
 
@@ -132,6 +132,28 @@ def _fewest_pieces(word, vocab, unknown="[UNK]", max_characters=100):
     return best.get(len(word), [unknown])
 
 
+def _backtracks(word, vocab, unknown="[UNK]", max_characters=100):
+    """Goes back to a shorter piece where the longest leads to a dead end."""
+    if len(word) > max_characters:
+        return [unknown]
+
+    def cut(start):
+        if start == len(word):
+            return []
+        for end in range(len(word), start, -1):
+            piece = ("##" if start else "") + word[start:end]
+            rest = cut(end) if piece in vocab else None
+            if rest is not None:
+                return [piece, *rest]
+        return None
+
+    return cut(0) or [unknown]
+
+
+def _lowercases(word, vocab, unknown="[UNK]", max_characters=100):
+    return _right(word.lower(), vocab, unknown, max_characters)
+
+
 def _from_the_right(word, vocab, unknown="[UNK]", max_characters=100):
     """The longest ending first."""
     if len(word) > max_characters:
@@ -161,6 +183,8 @@ LONGEST_MATCH = Exercise(
         Case("the longest, not the shortest: abc, not a", _cut("abc", "abcd", "abbb")),
         Case("what begins a word does not continue one", _cut("playable", "untoken")),
         Case("nothing fits: the whole word is unknown", _cut("maskq", "q", "unqed", "tokenq")),
+        Case("no way back from a longest match that leads nowhere", _cut("opqr")),
+        Case("capital letters are looked up as they are", _cut("A", "Ab", "aB")),
         Case("the caller's own word for unknown", _cut("maskq", "a", unknown="?")),
         Case(
             "left to right, even where another cut would do",
@@ -210,6 +234,15 @@ LONGEST_MATCH = Exercise(
             _known_start_only,
             "You dropped the rest of the word without a trace where nothing fits; the answer is "
             "[unknown].",
+        ),
+        Mistake(
+            _backtracks,
+            "You went back to a shorter piece where the longest led to a dead end. BERT does not: "
+            "[unknown].",
+        ),
+        Mistake(
+            _lowercases,
+            "You lowercased the word. Casing is decided before this step; look it up as it is.",
         ),
         Mistake(_no_limit, "max_characters is not used: a longer word is [unknown]."),
         Mistake(
@@ -782,8 +815,8 @@ WEIGHT_MAP = Exercise(
     id="bert/weight-map",
     lesson="04",
     title="Mend one line of a weight map",
-    difficulty=3,
-    minutes=15,
+    difficulty=2,
+    minutes=10,
     reference=mended_line,
     stub=mended_line_stub,
     installs=False,
