@@ -1248,22 +1248,26 @@ BETTER_RECIPE = OpenExercise(
         "than the spread.",
         "You say what you tried that did not help.",
     ],
-    answer="""What decides in 80 seconds is how many tokens are seen, not how large the model is.
-Directions that are worth a try, in the order of what they may bring:
+    answer="""Begin with the lesson's recipe as the first row, then change one thing at a time. What
+was tried on the way to it, judged on held-out text with 15 % masks, each run once:
 
-1. **Fewer, cheaper steps or more of them?** Halve the batch: twice the steps, at a noisier
-   gradient. Then move the learning rate with it.
-2. **Shape.** Two layers instead of four see nearly twice the tokens. Under a few minutes, small
-   and fast beats big and unfinished; with an hour it turns round.
-3. **No NSP.** Single sentences are shorter, and attention and padding cheaper. The MLM loss gains,
-   what is lost is the pair task (RoBERTa, section 4.2).
-4. **Mask more.** 20 to 40 % of the tokens give more lessons a sentence, from less context
-   (Wettig and others 2023, *Should You Mask 15% in Masked Language Modeling?*). Compare on held-out
-   text masked at 15 % for both.
-5. **Dropout 0.** With less than a few epochs there is nothing to overfit.
+| recipe | steps × tokens a batch | masked tokens right | NSP right |
+| --- | --- | --- | --- |
+| 4 layers, 15 % masks, rate 3e-3 | 1,200 × 1,024 | 0.13 | 0.52 |
+| 4 layers, 15 % masks, local start | 500 × 2,048 | 0.16 | 0.50 |
+| 4 layers, 30 % masks, local start | 600 × 2,048 | 0.19 | 0.52 |
+| 3 layers, 40 % masks, local start | 1,000 × 2,048 | 0.25 | 0.58 |
 
-Report time, tokens, held-out loss and masked accuracy of every candidate in one table; the lesson's
-recipe is its first row.""",
+The rows differ in time, so they are hints and no ranking; your table needs equal times:
+
+1. **Answers decide.** A short run is short of answers, not of steps: more masks helped most.
+2. **Small and fast.** Fewer layers see more tokens in the same time. With an hour it turns round.
+3. **A head start for attention.** Finding the neighbours is the first discovery of every run.
+4. **A higher rate did not help**: at 5e-3 the loss stayed near the frequencies for 200 steps, and
+   that run was stopped.
+
+Not tried yet: 50 % masks, single sentences without NSP (RoBERTa, section 4.2), whole words,
+other shapes at 2 layers, and three seeds of anything.""",
 )
 
 EXERCISES = [
