@@ -172,8 +172,8 @@ class Pooler(nn.Module):
 
     It was trained with next-sentence prediction, whose head reads nothing else.
 
-    Source: google-research/bert, `modeling.py`, "pooler"; in Devlin et al. 2019 only its result is
-    named (C, section 3.1).
+    Source: google-research/bert, `modeling.py`, "pooler". Devlin et al. 2019 do not mention it:
+    their C (section 3) is the final hidden vector of [CLS].
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -243,7 +243,7 @@ class Bert(nn.Module):
 
         Padding is hidden as a key only. As a query a padded position gets numbers too, the same as
         in Hugging Face's model; nobody reads them. A row of padding alone has nothing to attend
-        to: its attention is 0 here (Hugging Face's eager model spreads it evenly).
+        to: its attention is 0 here (Hugging Face's eager model, in float32, spreads it evenly).
         Raises ValueError for a text over max_position_embeddings, an unknown token or segment id,
         and shapes that do not fit, before anything is computed.
         """
