@@ -1152,22 +1152,21 @@ OWN_DATE_FORM = OpenExercise(
         "You say what “generalise” means here: to unseen days it does, to unseen forms only as far "
         "as they look like seen ones.",
     ],
-    answer="""Forms that each change one thing (300 unseen days each; yours will differ):
+    answer="""Forms that each change one thing, 300 unseen days each, right in full. Two trainings,
+one of 800 and one of 900 steps; both read 99 % of the test set:
 
-| form | what is new | in full, % | year | month | day |
-| --- | --- | --- | --- | --- | --- |
-| Nov. 3, 2026 | a dot | 97 | 97 | 100 | 100 |
-| 3-November-2026 | hyphens | 95 | 99 | 100 | 95 |
-| on 3 November 2026 | a word in front | 91 | 100 | 100 | 91 |
-| the date is the 3rd of November 2026 | a long word in front | 79 | 80 | 100 | 99 |
-| 03.11.2026 | zeros | 65 | 96 | 70 | 99 |
-| 3 November, 2026 | a comma | 9 | 69 | 100 | 10 |
-| 2026 November the 3rd | the order | 2 | 2 | 100 | 4 |
-| 2026-11-03 | nothing to do but copy | 0 | 1 | 12 | 4 |
+| form | what is new | 800 steps, % | 900 steps, % |
+| --- | --- | --- | --- |
+| Nov. 3, 2026 | a dot | 97 | 97 |
+| on 3 November 2026 | a word in front | 91 | 28 |
+| 3 November, 2026 | a comma | 9 | 56 |
+| 2026 November the 3rd | the order | 2 | 22 |
+| 2026-11-03 | nothing to do but copy | 0 | 1 |
 
-A month's name is found nearly everywhere: it looks like nothing else. Digits all look alike, and
-the model tells a day from a year by its place and its neighbours: with a month's name *before* the
-number, a comma came behind the day; "3 November, 2026" upsets it more than a whole word in front.
+The first surprise is how far the two differ: two models that no test set of the old forms can tell
+apart. What a model does outside of its training is left to chance, so yours will differ again. What
+is stable is the month: its name is found nearly everywhere, for it looks like nothing else. Digits
+all look alike, and the model tells a day from a year by its place and its neighbours.
 
 The model did not learn what a date is. It learned where to look in fifteen patterns. Days, months
 and years may be combined anew, because every combination of them is read by the same looks; a new
