@@ -77,11 +77,13 @@ def test_the_model_card_gives_the_figures_of_the_run():
 
 def test_a_row_of_the_frozen_encoders_head_comes_out_again():
     stored = stored_result("mlm_head_minilm")
-    by_place = {(row["layer"], row["steps"]): row for row in stored["rows"]}
+    by_place = {(row["body"], row["layer"], row["steps"]): row for row in stored["rows"]}
     rows, baseline = mlm_head.rows_after([0], layer=6, progress=False)
-    assert rows[0]["loss"] == pytest.approx(by_place[6, 0]["loss"], abs=0.15)
+    assert rows[0]["loss"] == pytest.approx(by_place["pretrained", 6, 0]["loss"], abs=0.15)
     assert baseline["loss"] == pytest.approx(stored["baseline"]["loss"], abs=0.1)
-    assert by_place[6, 400]["masked_accuracy"] > 2 * stored["baseline"]["masked_accuracy"]
+    for body, layer in (("pretrained", 6), ("pretrained", 4), ("random", 4)):
+        last = by_place[body, layer, 100]  # most of what is right was in sight
+        assert last["accuracy_at_mask"] < 0.6 * last["masked_accuracy"]
 
 
 def test_only_the_new_numbers_of_the_head_are_trained():

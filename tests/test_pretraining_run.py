@@ -64,7 +64,16 @@ def test_an_epoch_holds_every_sentence_with_a_successor_within_the_token_budget(
     epoch = [batches[i][0] for i in range(len(batches._draw(0)))]
     assert sum(len(batch.input_ids) for batch in epoch) == 60 * 7
     assert all(batch.input_ids.numel() <= TINY.batch_tokens for batch in epoch)
-    assert any(not torch.equal(batches[0][1], batches[len(epoch)][1]) for _ in [0])
+
+
+def test_the_next_epoch_draws_new_pairs():
+    batches = Batches(CORPUS, TOKENIZER, TINY)
+    number = len(batches._draw(0))
+    epochs = []
+    for start in (0, number):
+        rows = [ids for i in range(number) for ids in batches[start + i][0].input_ids.tolist()]
+        epochs.append({tuple(token for token in ids if token) for ids in rows})  # without padding
+    assert len(epochs[0] & epochs[1]) < 0.8 * len(epochs[0])
 
 
 def test_a_sentence_is_masked_elsewhere_in_the_next_epoch():

@@ -90,6 +90,22 @@ def _mt_chosen(implementation):
     }
 
 
+def _mt_on_its_own(implementation):
+    """Chosen one by one, the number of the chosen varies: by √(n · 0.15 · 0.85), binomially."""
+    input_ids, special = torch.full((2000, 20), 9), torch.zeros(2000, 20)
+    _, labels = implementation(input_ids, special.long(), MASK, 30_000, generator=_seeded(4))
+    a_row = (labels != -100).sum(1).double().std().item()  # of 20 tokens: 1.6
+    some = [
+        implementation(input_ids[:50], special[:50].long(), MASK, 30_000, generator=_seeded(seed))
+        for seed in range(40)
+    ]
+    a_batch = torch.stack([(found != -100).sum() for _, found in some]).double().std().item()
+    return {
+        "the number of chosen differs from row to row": 1.3 < a_row < 1.9,
+        "and from batch to batch": 6 < a_batch < 18,  # of 1,000 tokens: 11.3
+    }
+
+
 def _mt_fates(implementation):
     input_ids, special = _mt_sentences()
     masked, labels = implementation(
@@ -248,6 +264,7 @@ MASK_TOKENS = Exercise(
     stub=mask_tokens_stub,
     cases=[
         Case("200,000 tokens: which are chosen", _mt_chosen),
+        Case("each token on its own, no fixed number", _mt_on_its_own),
         Case("what becomes of the chosen", _mt_fates),
         Case("where random tokens come from", _mt_random),
         Case("input_ids stays as it was", _mt_untouched),
@@ -613,6 +630,15 @@ def _np_many(implementation):
     }
 
 
+def _np_two(implementation):
+    """With two documents a careless draw often lands in the document itself."""
+    pairs = _plain_pairs(implementation(_np_documents(2, 900), _seeded(7), 16))
+    for seed in range(8, 16):
+        pairs += _plain_pairs(implementation(_np_documents(2, 900), _seeded(seed), 16))
+    drawn = [(a[0], b[0]) for a, b, label in pairs if label == 1]
+    return {"label 1: the other document, always": all(a // 1000 != b // 1000 for a, b in drawn)}
+
+
 def _np_cut(implementation):
     pairs = _plain_pairs(implementation(_np_documents(2, 60, (10, 30)), _seeded(2), 24))
     return sorted({(len(a), len(b), label) for a, b, label in pairs})
@@ -706,6 +732,7 @@ NSP_PAIRS = Exercise(
     stub=nsp_pairs_stub,
     cases=[
         Case("40 documents of 101 sentences", _np_many),
+        Case("two documents, 16,000 pairs", _np_two),
         Case("lengths 10 and 30 into max_length 24", _np_cut),
         Case("a document of one sentence", _np_short),
         Case("equal seeds", _np_seeds),
