@@ -284,7 +284,7 @@ def pretrain(
         step_model = DistributedDataParallel(model) if processes > 1 else model
         bar = tqdm(
             total=recipe.steps, initial=len(run.history), desc="pretraining", unit="step",
-            file=sys.stdout, leave=False, disable=not progress or rank > 0,
+            mininterval=1, file=sys.stdout, leave=False, disable=not progress or rank > 0,
         )  # fmt: skip
         with bar:
             started, before = time.perf_counter(), run.seconds
@@ -297,8 +297,8 @@ def pretrain(
                 row["tokens"] += seen
                 run.history.append(row)
                 run.seconds = before + time.perf_counter() - started
-                speed = row["tokens"] / run.seconds
-                bar.set_postfix_str(f"loss {row['mlm_loss']:.2f}, {speed:,.0f} tokens/s")
+                shown = f"loss {row['mlm_loss']:.2f}, {row['tokens'] / run.seconds:,.0f} tokens/s"
+                bar.set_postfix_str(shown, refresh=False)  # once a second is enough
                 bar.update()
                 done = step + 1
                 if checkpoint and rank == 0 and (done % checkpoint_every == 0):
