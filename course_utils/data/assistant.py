@@ -230,7 +230,7 @@ def near_twins(
             by_word.setdefault(word, []).append(index)
     for utterance in utterances:
         mine = utterance.words
-        # a twin shares at least 0.8 · n of my n words, so one of any 0.2 · n + 1 of them: the rarest
+        # a twin shares 0.8 · n of my n words or more, so one of any 0.2 · n + 1: take the rarest
         rare = sorted(mine, key=lambda word: len(by_word.get(word, ())))
         enough = rare[: len(mine) - math.ceil(round(NEAR_TWIN * len(mine), 9)) + 1]
         for index in sorted({i for word in enough for i in by_word.get(word, ())}):
