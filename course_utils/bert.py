@@ -354,8 +354,10 @@ NAME_MAP = [  # (ours, Hugging Face's); a line stands for a weight and, where th
     ("mlm.norm", "cls.predictions.transform.LayerNorm"),
     ("mlm.bias", "cls.predictions.bias"),
     ("nsp.dense", "cls.seq_relationship"),
+    ("classifier", "classifier"),  # lessons 06 and 08: a head for sentences, or for tokens
+    ("qa_outputs", "qa_outputs"),  # lesson 08: where an answer starts and ends
 ]
-HEADS = ("mlm.", "nsp.")  # ours; a model without heads leaves these aside
+HEADS = ("mlm.", "nsp.", "classifier.", "qa_outputs.")  # a model without a head leaves it aside
 OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}  # how Google named LayerNorm's parameters
 NOT_LEARNED = ("embeddings.position_ids", "embeddings.token_type_ids")  # 0, 1, 2, … in old files
 TIED = {  # the same numbers under a second name
@@ -395,7 +397,7 @@ def load_tensors(
     not touched then.
     """
     wanted = {name.removeprefix("bert."): p for name, p in module.named_parameters()}
-    has_heads = any(name.startswith(HEADS) for name in wanted)
+    has_mlm_head = any(name.startswith("mlm.") for name in wanted)
     given, problems = {}, []
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix("bert.")
@@ -404,7 +406,7 @@ def load_tensors(
         if name in NOT_LEARNED:
             continue
         if name in TIED:
-            if has_heads and not is_tied(name, tensor, tensors):
+            if has_mlm_head and not is_tied(name, tensor, tensors):
                 problems.append(f"unexpected: {full_name} is not {TIED[name]} once more")
             continue
         ours = translate(name, name_map, to="ours")
