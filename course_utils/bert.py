@@ -190,13 +190,13 @@ class BertOutput(NamedTuple):
     """What a `Bert` returns.
 
     last_hidden_state  (batch, tokens, hidden_size)
-    pooler_output      (batch, hidden_size)
+    pooler_output      (batch, hidden_size), or None of a BERT without a pooler
     hidden_states      the embeddings and every layer's output, num_hidden_layers + 1 of them
     attentions         every layer's (batch, heads, queries, keys), or None without need_weights
     """
 
     last_hidden_state: Tensor
-    pooler_output: Tensor
+    pooler_output: Tensor | None
     hidden_states: tuple[Tensor, ...]
     attentions: tuple[Tensor, ...] | None
 
@@ -204,10 +204,13 @@ class BertOutput(NamedTuple):
 class Bert(nn.Module):
     """BERT without a head: embeddings, the encoder of lesson 02, pooler.
 
+    with_pooler  False leaves it out, as under a head that judges tokens (lesson 08), which never
+                 reads it; pooler_output is None then
+
     Source: Devlin et al. 2019, section 3.
     """
 
-    def __init__(self, config: BertConfig) -> None:
+    def __init__(self, config: BertConfig, with_pooler: bool = True) -> None:
         super().__init__()
         self.config = config
         self.embeddings = BertEmbeddings(config)
@@ -223,9 +226,10 @@ class Bert(nn.Module):
             initializer_range=config.initializer_range,
             attention_dropout=None if same else config.attention_probs_dropout_prob,
         )
-        self.pooler = Pooler(config)
+        self.pooler = Pooler(config) if with_pooler else None
         initialize(self.embeddings, config.initializer_range)
-        initialize(self.pooler, config.initializer_range)
+        if self.pooler is not None:
+            initialize(self.pooler, config.initializer_range)
 
     def forward(
         self,
@@ -255,7 +259,7 @@ class Bert(nn.Module):
         )
         return BertOutput(
             encoded.last_hidden_state,
-            self.pooler(encoded.last_hidden_state),
+            None if self.pooler is None else self.pooler(encoded.last_hidden_state),
             encoded.hidden_states,
             encoded.attentions,
         )
@@ -356,8 +360,10 @@ NAME_MAP = [  # (ours, Hugging Face's); a line stands for a weight and, where th
     ("nsp.dense", "cls.seq_relationship"),
     ("classifier", "classifier"),  # lessons 06 and 08: a head for sentences, or for tokens
     ("qa_outputs", "qa_outputs"),  # lesson 08: where an answer starts and ends
+    ("intent_classifier", "intent_classifier"),  # ours: Hugging Face has no joint model
 ]
-HEADS = ("mlm.", "nsp.", "classifier.", "qa_outputs.")  # a model without a head leaves it aside
+# what a model may do without; it is left aside then
+HEADS = ("pooler.", "mlm.", "nsp.", "classifier.", "qa_outputs.", "intent_classifier.")
 OLD_ENDINGS = {".gamma": ".weight", ".beta": ".bias"}  # how Google named LayerNorm's parameters
 NOT_LEARNED = ("embeddings.position_ids", "embeddings.token_type_ids")  # 0, 1, 2, … in old files
 TIED = {  # the same numbers under a second name

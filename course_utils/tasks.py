@@ -19,7 +19,8 @@ from datasets import Dataset, DatasetDict
 from tokenizers import Tokenizer
 from torch import nn
 
-from course_utils import data, finetuning, out_of_scope
+from course_utils import data, finetuning, metrics, out_of_scope
+from course_utils.data.assistant import schema
 from course_utils.data.cache import cached, sha256
 from course_utils.data.stored import save_result
 from course_utils.data.weights import pretrained_encoder
@@ -31,6 +32,26 @@ from course_utils.finetuning import (
     fine_tune,
     load_tokenizer,
     predict,
+)
+from course_utils.joint import Assistant, BertForIntentAndSlots, joint_features
+from course_utils.question_answering import (
+    Answer,
+    AnswerFinder,
+    BertForQuestionAnswering,
+    answer_features,
+    choose_threshold,
+    decline,
+    make_windows,
+)
+from course_utils.token_classification import (
+    BertForTokenClassification,
+    SpanTagger,
+    Words,
+    count_illegal,
+    read_words,
+    spans_to_tags,
+    tag_features,
+    tag_names,
 )
 
 
@@ -116,6 +137,161 @@ def load_snli_dev() -> DatasetDict:
     return found if "train" in found else DatasetDict(found, train=found["validation"])
 
 
+# --- Words (lesson 08) ----------------------------------------------------------------------------
+
+
+def slot_tags(split: Dataset) -> list[str]:
+    """The tags of the assistant's slots, in the order of the logits."""
+    return tag_names(schema().slots)
+
+
+def wnut_tags(split: Dataset) -> list[str]:
+    """WNUT-17's 13 tags."""
+    return split.features["ner_tags"].feature.names
+
+
+def slot_words(tokenizer: Tokenizer, split: Dataset) -> tuple[list[Words], list[list[str]]]:
+    """The utterances' words, and for each text one true tag a word."""
+    words = read_words(tokenizer, split["text"], max_length=64)
+    spans = [[(s["start"], s["end"], s["type"]) for s in row] for row in split["slots"]]
+    return words, [spans_to_tags(row, one.offsets) for row, one in zip(spans, words)]
+
+
+def wnut_words(tokenizer: Tokenizer, split: Dataset) -> tuple[list[Words], list[list[str]]]:
+    """The same of WNUT-17, whose texts come in words."""
+    names = wnut_tags(split)
+    words = read_words(tokenizer, split["tokens"], max_length=128)
+    return words, [[names[i] for i in row] for row in split["ner_tags"]]
+
+
+def tag_task(load: Callable, tags: Callable, read: Callable, recipe: FineTuning) -> Task:
+    """Find spans.  tags (split) → the tags' names; read (tokenizer, split) → words and true tags"""
+
+    def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
+        return BertForTokenClassification.from_encoder(folder, tags(data["train"]), seed)
+
+    def features(tokenizer: Tokenizer, split: Dataset) -> list[Features]:
+        return tag_features(*read(tokenizer, split), tags(split))
+
+    def score(model: nn.Module, tokenizer: Tokenizer, data: DatasetDict) -> dict[str, float]:
+        words, true = read(tokenizer, data["test"])
+        return tag_scores(SpanTagger(model, tokenizer), words, true)
+
+    return Task(load, head, features, score, recipe)
+
+
+def tag_scores(tagger: SpanTagger, words: list[Words], true: list[list[str]]) -> dict[str, float]:
+    """Entity precision, recall and F1 by Viterbi; F1 by each word's likeliest tag, and how many of
+    those tags BIO forbids; the share of words with the right tag."""
+    viterbi, greedy = (tagger.tags(words, constrained) for constrained in (True, False))
+    found = metrics.entity_scores(true, viterbi)
+    pairs = [(a, b) for rows in zip(true, viterbi) for a, b in zip(*rows)]
+    return {
+        "f1": found["f1"],
+        "precision": found["precision"],
+        "recall": found["recall"],
+        "f1_greedy": metrics.entity_scores(true, greedy)["f1"],
+        "illegal_greedy": sum(map(count_illegal, greedy)),
+        "word_accuracy": sum(a == b for a, b in pairs) / len(pairs),
+    }
+
+
+def joint_head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
+    """Heads for the assistant's intents and slots."""
+    intents = data["train"].features["intent"].names
+    return BertForIntentAndSlots.from_encoder(folder, intents, slot_tags(data["train"]), seed)
+
+
+def intent_and_slot_features(tokenizer: Tokenizer, split: Dataset) -> list[Features]:
+    """Utterances, their tags and their intents."""
+    examples = tag_features(*slot_words(tokenizer, split), slot_tags(split))
+    return joint_features(examples, split["intent"])
+
+
+def joint_scores(model: nn.Module, tokenizer: Tokenizer, data: DatasetDict) -> dict[str, float]:
+    """Entity F1, intent accuracy in scope (argmax), and the share of the utterances in scope whose
+    intent and slots are all right."""
+    words, true = slot_words(tokenizer, data["test"])
+    logits, tags = Assistant(model, tokenizer).read(words)
+    labels = torch.tensor(data["test"]["intent"])  # (texts,)
+    known = labels != out_of_scope_label(data)
+    right = logits.argmax(-1) == labels
+    all_slots = torch.tensor([a == b for a, b in zip(true, tags)])
+    return {
+        "f1": metrics.entity_scores(true, tags)["f1"],
+        "in_scope": right[known].float().mean().item(),
+        "all_right": (right & all_slots)[known].float().mean().item(),
+    }
+
+
+# --- Answers (lesson 08) --------------------------------------------------------------------------
+
+
+def first_answers(split: Dataset) -> tuple[list[int], list[int]]:
+    """For each question where its (first) answer starts and ends, in characters; −1 for none."""
+    if "answers" in split.features:
+        found = [(row["answer_start"][0], row["text"][0]) for row in split["answers"]]
+    else:
+        found = list(zip(split["start"], split["answer"]))
+    return [s for s, _ in found], [s + len(text) if s >= 0 else -1 for s, text in found]
+
+
+def right_answers(split: Dataset) -> list[str] | list[list[str]]:
+    """For each question its right answer or answers; "" for none."""
+    if "answers" in split.features:
+        return [row["text"] for row in split["answers"]]
+    return split["answer"][:]
+
+
+def answer_task(load: Callable, recipe: FineTuning, max_length: int, stride: int) -> Task:
+    """Find the span that answers a question, or say that there is none."""
+
+    def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
+        return BertForQuestionAnswering.from_encoder(folder, seed)
+
+    def features(tokenizer: Tokenizer, split: Dataset) -> list[Features]:
+        windows = make_windows(tokenizer, split["question"], split["context"], max_length, stride)
+        return answer_features(windows, *first_answers(split))
+
+    def score(model: nn.Module, tokenizer: Tokenizer, data: DatasetDict) -> dict[str, float]:
+        finder = AnswerFinder(model, tokenizer, max_length, stride)
+        found = {
+            name: finder.candidates(data[name]["question"], data[name]["context"])
+            for name in ("validation", "test")
+        }
+        threshold = answer_threshold(found["validation"], data["validation"])
+        return answer_figures(found["test"], data["test"], threshold)
+
+    return Task(load, head, features, score, recipe)
+
+
+def answer_threshold(found: list[Answer], split: Dataset) -> float:
+    """The threshold that suits these answers best; +∞ where every question has an answer."""
+    gains = [
+        metrics.answer_f1(answer.text, right) if right else -1.0
+        for answer, right in zip(found, right_answers(split))
+    ]
+    if min(gains) >= 0:
+        return float("inf")
+    return choose_threshold([answer.difference for answer in found], gains)
+
+
+def answer_figures(found: list[Answer], split: Dataset, threshold: float) -> dict[str, float]:
+    """EM and F1 with the threshold and (f1_always) answering everything; of answerable questions
+    apart, and the share of the unanswerable ones that is declined."""
+    right = right_answers(split)
+    scores = metrics.answer_scores(decline(found, threshold), right)
+    always = metrics.answer_scores([answer.text for answer in found], right)
+    figures = {"exact_match": scores["exact_match"], "f1": scores["f1"], "f1_always": always["f1"]}
+    if scores["unanswerable"]["questions"]:
+        figures |= {
+            "f1_answerable": scores["answerable"]["f1"],
+            "declined_unanswerable": scores["unanswerable"]["exact_match"],
+            "threshold": threshold,
+        }
+    return figures
+
+
 TASKS = {
     "intents": Task(
         data.load_assistant, class_head("intent"), intent_features, intent_scores,
@@ -125,6 +301,17 @@ TASKS = {
         data.load_docs_pairs, class_head("label"), docs_features, accuracy_of(docs_features),
         FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=3),
     ),
+    "slots": tag_task(
+        data.load_assistant, slot_tags, slot_words, FineTuning(epochs=6, learning_rate=3e-4)
+    ),
+    "questions": answer_task(
+        data.load_docs_questions, FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=2),
+        max_length=128, stride=32,
+    ),
+    "joint": Task(
+        data.load_assistant, joint_head, intent_and_slot_features, joint_scores,
+        FineTuning(epochs=6, learning_rate=3e-4),
+    ),
     # real data, at full scale
     "clinc150": Task(
         data.load_clinc150, class_head("intent"), intent_features, intent_scores,
@@ -133,6 +320,12 @@ TASKS = {
     "snli": Task(
         load_snli_dev, class_head("label"), snli_features, accuracy_of(snli_features),
         FineTuning(epochs=2, learning_rate=1e-4),
+    ),
+    "wnut17": tag_task(
+        data.load_wnut17, wnut_tags, wnut_words, FineTuning(epochs=4, learning_rate=2e-4)
+    ),
+    "xquad": answer_task(
+        data.load_xquad, FineTuning(epochs=3, learning_rate=1e-4), max_length=256, stride=64
     ),
 }  # fmt: skip
 
