@@ -131,12 +131,6 @@ docs_features = pair_features("function", "summary", max_length=64)
 snli_features = pair_features("premise", "hypothesis", max_length=96)
 
 
-def load_snli_dev() -> DatasetDict:
-    """SNLI without its training split, which is not among the files: train on dev."""
-    found = data.load_snli()
-    return found if "train" in found else DatasetDict(found, train=found["validation"])
-
-
 # --- Words (lesson 08) ----------------------------------------------------------------------------
 
 
@@ -294,38 +288,43 @@ def answer_figures(found: list[Answer], split: Dataset, threshold: float) -> dic
 
 TASKS = {
     "intents": Task(
-        data.load_assistant, class_head("intent"), intent_features, intent_scores,
+        lambda: data.load_assistant(), class_head("intent"), intent_features, intent_scores,
         FineTuning(epochs=6, learning_rate=2e-4),
     ),
     "docs_pairs": Task(
-        data.load_docs_pairs, class_head("label"), docs_features, accuracy_of(docs_features),
+        lambda: data.load_docs_pairs(), class_head("label"), docs_features,
+        accuracy_of(docs_features),
         FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=3),
     ),
     "slots": tag_task(
-        data.load_assistant, slot_tags, slot_words, FineTuning(epochs=6, learning_rate=3e-4)
+        lambda: data.load_assistant(), slot_tags, slot_words,
+        FineTuning(epochs=6, learning_rate=3e-4),
     ),
     "questions": answer_task(
-        data.load_docs_questions, FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=2),
+        lambda: data.load_docs_questions(),
+        FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=2),
         max_length=128, stride=32,
     ),
     "joint": Task(
-        data.load_assistant, joint_head, intent_and_slot_features, joint_scores,
+        lambda: data.load_assistant(), joint_head, intent_and_slot_features, joint_scores,
         FineTuning(epochs=6, learning_rate=3e-4),
     ),
     # real data, at full scale
     "clinc150": Task(
-        data.load_clinc150, class_head("intent"), intent_features, intent_scores,
+        lambda: data.load_clinc150(), class_head("intent"), intent_features, intent_scores,
         FineTuning(epochs=5, learning_rate=1e-4),
     ),
     "snli": Task(
-        load_snli_dev, class_head("label"), snli_features, accuracy_of(snli_features),
+        lambda: data.load_snli(train_on_dev=True), class_head("label"), snli_features,
+        accuracy_of(snli_features),
         FineTuning(epochs=2, learning_rate=1e-4),
     ),
     "wnut17": tag_task(
-        data.load_wnut17, wnut_tags, wnut_words, FineTuning(epochs=4, learning_rate=2e-4)
+        lambda: data.load_wnut17(), wnut_tags, wnut_words, FineTuning(epochs=4, learning_rate=2e-4)
     ),
     "xquad": answer_task(
-        data.load_xquad, FineTuning(epochs=3, learning_rate=1e-4), max_length=256, stride=64
+        lambda: data.load_xquad(), FineTuning(epochs=3, learning_rate=1e-4),
+        max_length=256, stride=64,
     ),
 }  # fmt: skip
 
