@@ -25,6 +25,7 @@ from course_utils.data.cache import cached, sha256
 from course_utils.data.stored import save_result
 from course_utils.data.weights import pretrained_encoder
 from course_utils.finetuning import (
+    Batch,
     BertForSequenceClassification,
     Features,
     FineTuning,
@@ -34,6 +35,13 @@ from course_utils.finetuning import (
     predict,
 )
 from course_utils.joint import Assistant, BertForIntentAndSlots, joint_features
+from course_utils.pairs import (
+    BiEncoder,
+    collate_apart,
+    encode_apart,
+    rank_of,
+    ranking_scores,
+)
 from course_utils.question_answering import (
     Answer,
     AnswerFinder,
@@ -64,6 +72,7 @@ class Task:
     features  (tokenizer, one split) → examples for `fine_tune`
     score     (model, tokenizer, the data) → figures on the test split
     recipe    how it is trained
+    collate   how its examples become a batch
     """
 
     load: Callable[[], DatasetDict]
@@ -71,6 +80,7 @@ class Task:
     features: Callable[[Tokenizer, Dataset], list[Features]]
     score: Callable[[nn.Module, Tokenizer, DatasetDict], dict[str, float]]
     recipe: FineTuning
+    collate: Callable[[Sequence[Features]], Batch] = finetuning.collate
 
 
 # --- One sentence, and two ------------------------------------------------------------------------
@@ -128,6 +138,49 @@ def accuracy_of(features: Callable) -> Callable:
 
 
 docs_features = pair_features("function", "summary", max_length=64)
+
+
+def docs_features_apart(tokenizer: Tokenizer, split: Dataset) -> list[Features]:
+    """Functions and summaries, each text for itself."""
+    return encode_apart(tokenizer, split["function"], split["summary"], split["label"])
+
+
+def docs_scores(model: nn.Module, tokenizer: Tokenizer, data: DatasetDict) -> dict[str, float]:
+    """Accuracy on test, of all pairs and of each kind."""
+    split = data["test"]
+    if isinstance(model, BiEncoder):
+        logits = predict(model, docs_features_apart(tokenizer, split), collate=collate_apart)
+    else:
+        logits = predict(model, docs_features(tokenizer, split))
+    right = logits.argmax(-1) == torch.tensor(split["label"])  # (pairs,)
+    row = {"accuracy": right.float().mean().item()}
+    for kind in ("positive", "hard", "easy"):
+        chosen = torch.tensor([k == kind for k in split["kind"]])
+        row[f"accuracy_{kind}"] = right[chosen].float().mean().item()
+    return row
+
+
+def docs_scores_apart(
+    model: nn.Module, tokenizer: Tokenizer, data: DatasetDict
+) -> dict[str, float]:
+    """The same, and how high a summary ranks its own among all functions of test."""
+    functions, summaries = docs_search(data["test"])
+    scores = model.vectors(tokenizer, summaries) @ model.vectors(tokenizer, functions).T
+    ranks = rank_of(scores, range(len(functions)))
+    return docs_scores(model, tokenizer, data) | ranking_scores(ranks)
+
+
+def docs_search(split: Dataset) -> tuple[list[str], list[str]]:
+    """Functions, and the summary of each: candidates and queries of a search."""
+    rows = [row for row in split if row["kind"] == "positive"]
+    return [row["function"] for row in rows], [row["summary"] for row in rows]
+
+
+def bi_encoder(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
+    """The encoder as it is; it has no new parameter."""
+    return BiEncoder.from_encoder(folder)
+
+
 snli_features = pair_features("premise", "hypothesis", max_length=96)
 
 
@@ -292,9 +345,12 @@ TASKS = {
         FineTuning(epochs=6, learning_rate=2e-4),
     ),
     "docs_pairs": Task(
-        lambda: data.load_docs_pairs(), class_head("label"), docs_features,
-        accuracy_of(docs_features),
+        lambda: data.load_docs_pairs(), class_head("label"), docs_features, docs_scores,
         FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=3),
+    ),
+    "docs_pairs_apart": Task(
+        lambda: data.load_docs_pairs(), bi_encoder, docs_features_apart, docs_scores_apart,
+        FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=3), collate_apart,
     ),
     "slots": tag_task(
         lambda: data.load_assistant(), slot_tags, slot_words,
@@ -346,7 +402,8 @@ def train(name: str, seed: int = 0, progress: bool = True) -> tuple[nn.Module, T
     model = chosen.head(folder, found, seed)
     features = chosen.features(tokenizer, found["train"])
     recipe = dataclasses.replace(chosen.recipe, seed=seed)
-    fine_tune(model, features, recipe, progress=f"training {name}" if progress else False)
+    words = f"training {name}" if progress else False
+    fine_tune(model, features, recipe, chosen.collate, progress=words)
     return model, tokenizer
 
 
