@@ -223,7 +223,9 @@ class FineTuning:
 
     learning_rate  its peak, reached after the share `warmup` of the steps, then linear to 0
     layer_decay    each layer below the head learns this many times as fast as the one above it
-    frozen_layers  the embeddings and so many lowest layers stay as they are; 0 freezes nothing
+    frozen_layers  the embeddings and so many lowest layers stay as they are; 0 freezes nothing,
+                   None leaves what asks for a gradient as it is (lesson 07 trains adapters alone)
+    bucket         batches drawn together and sorted by length, see `length_batches`; 1 = none are
     patience       stop after so many epochs without a better validation score; None = never
     seed           of the order of the examples and of dropout
 
@@ -238,12 +240,13 @@ class FineTuning:
     weight_decay: float = 0.01
     clip: float = 1.0
     layer_decay: float = 1.0
-    frozen_layers: int = 0
+    frozen_layers: int | None = 0
+    bucket: int = 16
     patience: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "bucket"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         if not self.learning_rate > 0 or not 0 < self.layer_decay <= 1:
@@ -337,7 +340,8 @@ def fine_tune(
     """
     if not features:
         raise ValueError("there are no examples to train on.")
-    freeze(model.bert, recipe.frozen_layers)
+    if recipe.frozen_layers is not None:
+        freeze(model.bert, recipe.frozen_layers)
     groups = parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)  # fused: a quarter of a step less
     steps = recipe.epochs * -(-len(features) // recipe.batch_size)
@@ -358,7 +362,7 @@ def fine_tune(
         torch.manual_seed(recipe.seed)
         for epoch in range(1, recipe.epochs + 1):
             model.train()
-            for numbers in length_batches(lengths, recipe.batch_size, order):
+            for numbers in length_batches(lengths, recipe.batch_size, order, recipe.bucket):
                 batch = to_device(collate([features[i] for i in numbers]), model)
                 loss = backward(model, batch)
                 nn.utils.clip_grad_norm_(trained, recipe.clip)
