@@ -226,6 +226,26 @@ def best_span(
     return first, last, sums[first, last].item()
 
 
+def best_of_windows(
+    spans: Sequence[tuple[int, int, float]], offsets: Sequence[Offsets]
+) -> tuple[int, int, float]:
+    """The best of the windows' spans, in characters of the context: (start, end, score).
+
+    spans    for each window of one context (first, last, score), pieces counted in that window
+    offsets  for each window the `offsets` of `Window`
+
+    Scores are sums of logits, not probabilities: a softmax within each window would make a sure
+    wrong window equal to a sure right one. Of equal scores the first window's counts. Raises
+    ValueError when there is no window.
+    """
+    if not spans:
+        raise ValueError("there is no window to choose from.")
+    window = max(range(len(spans)), key=lambda i: spans[i][2])  # the first of equal ones
+    first, last, score = spans[window]
+    start, end = span_characters(offsets[window], first, last)
+    return start, end, score
+
+
 class Answer(NamedTuple):
     """What a model answers.
 
@@ -257,23 +277,24 @@ def find_answers(
 
     Nothing is declined here: see `decline`. A context without pieces has the answer "".
     """
-    best: list[Answer | None] = [None] * len(contexts)
+    spans: list[list] = [[] for _ in contexts]
+    offsets: list[list[Offsets]] = [[] for _ in contexts]
+    nothing = [float("inf")] * len(contexts)
     for row, window in zip(logits, windows, strict=True):
-        allowed = torch.tensor([o is not None for o in window.offsets])  # (pieces,)
-        nothing = (row[0, 0] + row[0, 1]).item()
-        before = best[window.example]
-        if before is not None:
-            nothing = min(nothing, before.no_answer)
+        number = window.example
+        nothing[number] = min(nothing[number], (row[0, 0] + row[0, 1]).item())
+        allowed = torch.tensor([place is not None for place in window.offsets])  # (pieces,)
         if allowed.any():
-            first, last, score = best_span(row[:, 0], row[:, 1], allowed, max_answer)
-            if before is None or score > before.score:
-                start, end = span_characters(window.offsets, first, last)
-                text = contexts[window.example][start:end]
-                before = Answer(text, start, end, score, nothing)
-        if before is not None:
-            best[window.example] = before._replace(no_answer=nothing)
-    empty = Answer("", -1, -1, -torch.inf, 0.0)
-    return [empty if answer is None else answer for answer in best]
+            spans[number].append(best_span(row[:, 0], row[:, 1], allowed, max_answer))
+            offsets[number].append(window.offsets)
+    answers = []
+    for number, context in enumerate(contexts):
+        if spans[number]:
+            start, end, score = best_of_windows(spans[number], offsets[number])
+            answers.append(Answer(context[start:end], start, end, score, nothing[number]))
+        else:
+            answers.append(Answer("", -1, -1, float("-inf"), nothing[number]))
+    return answers
 
 
 def decline(answers: Sequence[Answer], threshold: float) -> list[str]:
