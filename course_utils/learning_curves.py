@@ -52,7 +52,7 @@ class Start:
     texts: dict[int, int]
 
 
-_SMALL = {5: 6_000, 10: 9_000, 20: 12_000, 50: 22_500}
+_SMALL = {5: 3_000, 10: 4_500, 20: 6_000, 50: 12_000}
 _LARGE = {5: 1_800, 10: 2_700, 20: 3_600, 50: 6_000}
 STARTS = {
     "minilm": Start(pretrained_encoder, True, 3e-4, _LARGE),
@@ -113,7 +113,7 @@ def run_point(
     progress: bool | str = False,
     epochs: int | None = None,
 ) -> dict:
-    """One point of a curve: train on n examples of each intent, → its row, accuracy on test."""  # fmt: skip
+    """One point of a curve: train on n examples of each intent → its row, accuracy on test."""
     data = data or known_intents()
     names = data["train"].features["intent"].names[:-1]  # out_of_scope is the last
     split = some_of_each(data["train"], n, seed)
