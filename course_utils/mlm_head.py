@@ -102,7 +102,7 @@ def score_head(bert: Bert, head: MlmHead, batches: Batches, layer: int = -1) -> 
     for index in range(EVALUATION_BATCHES):
         logits, labels = predict(bert, head, batches, index, layer)
         _, masked, all_labels = batches[index]
-        at_mask = masked[all_labels != IGNORE] == batches.special["MASK"]  # (chosen tokens,)
+        at_mask = masked[all_labels != IGNORE] == batches.special["[MASK]"]  # (chosen tokens,)
         correct = logits.argmax(-1) == labels
         losses += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         right, asked = right + correct.sum().item(), asked + len(labels)

@@ -28,6 +28,7 @@ from course_utils.bert import (
 )
 from course_utils.encoder import initialize
 from course_utils.layers import LayerNorm, activation_function
+from course_utils.wordpiece import SPECIAL_TOKENS
 
 IGNORE = -100  # a label that counts nowhere: F.cross_entropy's own default
 IS_NEXT, NOT_NEXT = 0, 1  # Hugging Face's convention, and that of the released weights
@@ -488,6 +489,15 @@ def unigram_baseline(counts: Tensor, labels: Tensor) -> UnigramBaseline:
 # --- Filling masks ------------------------------------------------------------------------------
 
 
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """"[CLS]", "[SEP]", … → their ids. ValueError names one that the vocabulary lacks."""
+    ids = {name: tokenizer.token_to_id(name) for name in SPECIAL_TOKENS}
+    lacking = [name for name, number in ids.items() if number is None]
+    if lacking:
+        raise ValueError(f"the tokenizer's vocabulary has no {lacking[0]}; this is no BERT's.")
+    return ids
+
+
 @torch.inference_mode()
 def fill_mask(
     model: BertForPreTraining, tokenizer: Tokenizer, text: str, count: int = 5
@@ -501,12 +511,7 @@ def fill_mask(
     for one with more tokens than the model has positions, and for a vocabulary that lacks a
     special token.
     """
-    special = {
-        name: tokenizer.token_to_id(name) for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-    }
-    lacking = [name for name, id_ in special.items() if id_ is None]
-    if lacking:
-        raise ValueError(f"the tokenizer's vocabulary has no {lacking[0]}; this is no BERT's.")
+    special = special_ids(tokenizer)
     device = model.nsp.dense.weight.device
     input_ids = torch.tensor([tokenizer.encode(text).ids], device=device)  # (1, tokens)
     masked = input_ids == special["[MASK]"]

@@ -42,6 +42,7 @@ from course_utils.pretraining import (
     mask_tokens,
     nsp_pairs,
     pack,
+    special_ids,
     unigram_baseline,
 )
 
@@ -143,7 +144,7 @@ class Batches:
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, recipe: Recipe) -> None:
         self.recipe = recipe
         self.documents = encode_documents(corpus, tokenizer)
-        self.special = {name: special_id(tokenizer, name) for name in ("CLS", "SEP", "PAD", "MASK")}
+        self.special = special_ids(tokenizer)
         self.vocab_size = tokenizer.get_vocab_size()
         self._epochs: list[int] = []  # the number of the first batch of each epoch drawn so far
         self._current: tuple[int, list[list[NspPair]]] = (-1, [])
@@ -157,11 +158,11 @@ class Batches:
     def __getitem__(self, index: int) -> tuple[Batch, Tensor, Tensor]:
         """(batch, masked_input_ids, labels)"""
         pairs = self._pairs(index)
-        batch = pack(pairs, self.special["CLS"], self.special["SEP"], self.special["PAD"])
+        batch = pack(pairs, self.special["[CLS]"], self.special["[SEP]"], self.special["[PAD]"])
         masked, labels = mask_tokens(
             batch.input_ids,
             batch.special_tokens_mask,
-            self.special["MASK"],
+            self.special["[MASK]"],
             self.vocab_size,
             self.recipe.probability,
             generator_of(self.recipe.seed, MASKS, index),
@@ -171,17 +172,18 @@ class Batches:
     def _pairs(self, index: int) -> list[NspPair]:
         while index >= self._next_start:  # draw epochs up to the one that holds this batch
             self._epochs.append(self._next_start)
-            self._next_start += len(self._draw(len(self._epochs) - 1))
+            self._next_start += len(self.epoch(len(self._epochs) - 1))
         epoch = max(e for e, start in enumerate(self._epochs) if start <= index)
-        return self._draw(epoch)[index - self._epochs[epoch]]
+        return self.epoch(epoch)[index - self._epochs[epoch]]
 
-    def _draw(self, epoch: int) -> list[list[NspPair]]:
-        if self._current[0] != epoch:
-            generator = generator_of(self.recipe.seed, PAIRS, epoch)
+    def epoch(self, number: int) -> list[list[NspPair]]:
+        """The batches of one epoch, from 0, as pairs: new ones in each."""
+        if self._current[0] != number:
+            generator = generator_of(self.recipe.seed, PAIRS, number)
             drawn = nsp_pairs(self.documents, generator, self.recipe.max_length)
             pairs = [NspPair(*pair) for pair in drawn]  # a reader's own gives plain tuples
             batches = length_buckets(pairs, self.recipe.batch_tokens, generator)
-            self._current = (epoch, batches)
+            self._current = (number, batches)
         return self._current[1]
 
 
@@ -202,14 +204,6 @@ def generator_of(seed: int, purpose: int, number: int) -> torch.Generator:
 def mixed_seed(*numbers: int) -> int:
     """32 bits out of several numbers: torch's generator on the CPU looks at no more than 32."""
     return zlib.crc32(repr(numbers).encode())
-
-
-def special_id(tokenizer: Tokenizer, name: str) -> int:
-    """The id of [CLS], [SEP], …; ValueError that names it where the vocabulary lacks it."""
-    found = tokenizer.token_to_id(f"[{name}]")
-    if found is None:
-        raise ValueError(f"the tokenizer's vocabulary has no [{name}]; pretraining needs it.")
-    return found
 
 
 def encode_documents(corpus: Corpus, tokenizer: Tokenizer) -> list[list[list[int]]]:
@@ -477,7 +471,7 @@ def evaluate(
     training_counts  (vocab_size,), see `Batches.token_counts`, of the *training* text
     """
     model.eval()
-    number = len(batches._draw(0))
+    number = len(batches.epoch(0))
     losses, right, nsp_right, asked, pairs = 0.0, 0, 0, [], 0
     for index in range(min(limit or number, number)):
         batch, masked, labels = batches[index]

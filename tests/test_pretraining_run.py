@@ -49,7 +49,7 @@ def losses(run):
 
 def test_batches_are_the_same_whatever_was_asked_before():
     first, second = Batches(CORPUS, TOKENIZER, TINY), Batches(CORPUS, TOKENIZER, TINY)
-    epoch = len(first._draw(0))
+    epoch = len(first.epoch(0))
     second[2 * epoch + 1], second[0]  # another way through
     for index in (0, epoch, 3, epoch + 3):
         for one, other in zip(
@@ -61,14 +61,14 @@ def test_batches_are_the_same_whatever_was_asked_before():
 
 def test_an_epoch_holds_every_sentence_with_a_successor_within_the_token_budget():
     batches = Batches(CORPUS, TOKENIZER, TINY)
-    epoch = [batches[i][0] for i in range(len(batches._draw(0)))]
+    epoch = [batches[i][0] for i in range(len(batches.epoch(0)))]
     assert sum(len(batch.input_ids) for batch in epoch) == 60 * 7
     assert all(batch.input_ids.numel() <= TINY.batch_tokens for batch in epoch)
 
 
 def test_the_next_epoch_draws_new_pairs():
     batches = Batches(CORPUS, TOKENIZER, TINY)
-    number = len(batches._draw(0))
+    number = len(batches.epoch(0))
     epochs = []
     for start in (0, number):
         rows = [ids for i in range(number) for ids in batches[start + i][0].input_ids.tolist()]
@@ -79,7 +79,7 @@ def test_the_next_epoch_draws_new_pairs():
 def test_a_sentence_is_masked_elsewhere_in_the_next_epoch():
     batches = Batches(CORPUS, TOKENIZER, TINY)
     seen = {}
-    for index in range(2 * len(batches._draw(0))):
+    for index in range(2 * len(batches.epoch(0))):
         batch, masked, _ = batches[index]
         for ids, hidden in zip(batch.input_ids.tolist(), masked.tolist()):
             first = tuple(ids[: ids.index(3)])
