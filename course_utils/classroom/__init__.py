@@ -10,6 +10,7 @@ from course_utils.classroom.drawings import draw_attention
 from course_utils.classroom.exercises import all_exercises, exercise, hint, solution
 from course_utils.classroom.glossary import glossary
 from course_utils.classroom.interview import interview
+from course_utils.classroom.marked import draw_marked, marked
 from course_utils.classroom.mine import blocks_of, use_mine
 from course_utils.classroom.progress import progress
 from course_utils.classroom.quiz import quiz
@@ -27,6 +28,7 @@ __all__ = [
     "device",
     "doctor",
     "draw_attention",
+    "draw_marked",
     "exercise",
     "explore",
     "figure",
@@ -34,6 +36,7 @@ __all__ = [
     "hint",
     "interview",
     "label_lines",
+    "marked",
     "progress",
     "quiz",
     "scale",
