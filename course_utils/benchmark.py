@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -80,14 +80,15 @@ class Protocol:
     rounds: int = 3
     warm_up: int = 20
     latency_texts: int = 200
-    throughput_texts: int = 320
+    throughput_texts: int = 192
     batch_size: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("threads", "rounds", "latency_texts", "throughput_texts", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name, value in dataclasses.asdict(self).items():
+            least = 0 if name in ("warm_up", "seed") else 1
+            if value < least:
+                raise ValueError(f"{name} is {value}; it must be {least} or more.")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,21 @@ class Queries:
     labels: tuple[str, ...]
     validation: tuple[tuple[str, int], ...]
     test: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        found = [name for name in self.labels if name in OUT_OF_SCOPE]
+        if len(found) != 1 or len(set(self.labels)) < len(self.labels):
+            raise ValueError(
+                f"{self.name}: labels must be different names, and one of them "
+                f"{' or '.join(OUT_OF_SCOPE)}."
+            )
+        for split in ("validation", "test"):
+            numbers = [number for _, number in getattr(self, split)]
+            if not numbers or not 0 <= min(numbers) <= max(numbers) < len(self.labels):
+                raise ValueError(
+                    f"{self.name}: {split} must hold (text, number of a label) pairs, the numbers "
+                    f"below {len(self.labels)}."
+                )
 
     @classmethod
     def load(cls, name: str) -> "Queries":
@@ -116,10 +132,7 @@ class Queries:
     @property
     def oos(self) -> int:
         """The number of the out-of-scope label."""
-        found = [i for i, name in enumerate(self.labels) if name in OUT_OF_SCOPE]
-        if len(found) != 1:
-            raise ValueError(f"one label of {self.name} must be called {' or '.join(OUT_OF_SCOPE)}")
-        return found[0]
+        return next(i for i, name in enumerate(self.labels) if name in OUT_OF_SCOPE)
 
     @property
     def fingerprint(self) -> str:
@@ -349,7 +362,11 @@ class Child:
             env={**os.environ, **threads, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
         )  # fmt: skip
         place = {"loader": entry.loader, "folder": str(entry.folder), "options": entry.options}
-        self.about = self.ask(do="begin", **place, **job)
+        try:
+            self.about = self.ask(do="begin", **place, **job)
+        except BaseException:  # Ctrl-C too must leave no process behind
+            self.close()
+            raise
 
     def ask(self, **order: Any) -> dict[str, Any]:
         """One command, one reply. ValueError when the process fails, with its last words."""
@@ -511,12 +528,24 @@ class Benchmark:
     def add(self, row: Row) -> None:
         """Put a row in, in place of one of its name. ValueError if it was measured otherwise."""
         self._same(row.setting, f"the row {row.name!r}")
-        rows = dict(self.rows)
-        if self.path and self.path.exists():  # another notebook may have added rows meanwhile
-            with contextlib.suppress(ValueError):
-                rows = self.load(self.path).rows | rows
-        self.rows = rows | {row.name: row}
-        if self.path:
+        self._change(lambda rows: rows | {row.name: row})
+
+    def remove(self, name: str) -> None:
+        """Take a row out. ValueError names those that there are."""
+        self._change(lambda rows: {k: row for k, row in rows.items() if k != self[name].name})
+
+    def _change(self, change: Callable[[dict[str, Row]], dict[str, Row]]) -> None:
+        """Change the rows as they are in the file: another notebook may have added some."""
+        if self.path is None:
+            self.rows = change(self.rows)
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"):
+            if self.path.exists():
+                found = self.load(self.path)
+                self._same(found.setting, f"the table in {self.path.name}")
+                self.rows = found.rows
+            self.rows = change(self.rows)
             self.save()
 
     def _same(self, other: dict[str, Any], what: str) -> None:
@@ -573,13 +602,13 @@ class Benchmark:
             for entry in entries:
                 station = (Here if entry.folder is None else Child)(entry, self._job())
                 stack.callback(station.close)
-                self._check_labels(entry.name, station.about["labels"])
+                self._check(entry.name, station.about)
                 stations.append(station)
                 bar.update()
             rounds = {entry.name: [] for entry in entries}
             for number in range(self.protocol.rounds):
                 for station in stations[:: -1 if number % 2 else 1]:  # there, and back again
-                    rounds[station.name].append(station.round())
+                    rounds[station.name].append(self._fair(station.name, station.round()))
                     bar.update()
             for entry, station in zip(entries, stations):
                 self.add(self._row(entry, station, rounds[entry.name]))
@@ -609,8 +638,25 @@ class Benchmark:
         row = self.rows.get(entry.name)
         return bool(row and entry.folder and row.fingerprint == entry.fingerprint())
 
-    def _check_labels(self, name: str, labels: list[str]) -> None:
-        known = set(self.labels)
+    def _fair(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        """A round's figures. ValueError where more cores worked than there are threads."""
+        threads = self.protocol.threads
+        if found["seconds"] > 0.5 and found["cores_used"] > threads + 0.5:
+            raise ValueError(
+                f"{name} used {found['cores_used']:.1f} cores where {threads} "
+                f"{'thread is' if threads == 1 else 'threads are'} allowed: "
+                "pass OMP_NUM_THREADS on to its library."
+            )
+        return found
+
+    def _check(self, name: str, about: dict[str, Any]) -> None:
+        """Raise ValueError unless threads and labels are those of this table."""
+        if about["threads"] != self.protocol.threads:
+            raise ValueError(
+                f"{name} runs with {about['threads']} threads, the table's rows with "
+                f"{self.protocol.threads}: its loader must not change their number."
+            )
+        labels, known = about["labels"], set(self.labels)
         if len(set(labels)) < len(labels) or not known - {self.labels[self.oos]} <= set(labels):
             missing = sorted(known - set(labels))
             raise ValueError(f"{name} lacks labels of the data: {', '.join(missing[:3])} …")
@@ -630,12 +676,6 @@ class Benchmark:
         median = {
             k: statistics.median(r[k] for r in rounds) for k in rounds[0] if k != "latency_ms"
         }
-        threads = self.protocol.threads
-        if median["cores_used"] > threads + 0.5 and median["seconds"] > 0.5:
-            raise ValueError(
-                f"{entry.name} used {median['cores_used']:.1f} cores where {threads} thread(s) are "
-                "allowed: pass OMP_NUM_THREADS on to its library."
-            )
         texts = {s: [text for text, _ in getattr(self.queries, s)] for s in ("validation", "test")}
         found, memory, libraries = station.answers([*texts["validation"], *texts["test"]])
         logits = self._in_order(entry.name, found, station.about["labels"])
@@ -708,8 +748,11 @@ class Benchmark:
         difference = (gained - lost) / len(left)
         return Comparison(a, b, metric, difference, low, high, lost, gained, len(left))
 
-    def columns(self) -> dict[str, list]:
-        """Heading, with its unit → a value for each row. Numbers write themselves with 3 digits."""
+    def columns(self, *headings: str) -> dict[str, list]:
+        """Heading, with its unit → a value for each row; all of them, or those that are named.
+
+        For `classroom.table`. Numbers write themselves with three significant digits.
+        """
         rows = list(self.rows.values())
 
         def numbers(values: Iterable[float | None]) -> list[Figure | None]:
@@ -729,7 +772,10 @@ class Benchmark:
                 values = [100 * row.scores[f"{part}_{rule}"] for row in rows]
                 table[f"{words}, {rule}, %"] = numbers(values)
         table["AUROC"] = numbers(row.scores["auroc"] for row in rows)
-        return table
+        for heading in headings:
+            if heading not in table:
+                raise ValueError(f"there is no column {heading!r}; there are: {'; '.join(table)}.")
+        return {name: table[name] for name in ("row", *headings)} if headings else table
 
     def markdown(self) -> str:
         """The table, the best of each column bold, and under it how it was measured."""
@@ -835,6 +881,12 @@ class Benchmark:
         found += [f"{row.name}: {row.note}." for row in self.rows.values() if row.note]
         gpu = [row.name for row in self.rows.values() if row.device != "cpu"]
         found += [f"On a GPU: {', '.join(gpu)}."] if gpu else []
+        busy = [r.name for r in self.rows.values() if r.device == "cpu" and r.cores_used < 0.8]
+        if busy:
+            found.append(
+                f"The machine was busy with something else while these were measured, so they "
+                f"look slower than they are: {', '.join(busy)}."
+            )
         speeds = {row.name: row.yardstick_ms for row in self.rows.values()}
         if speeds and max(speeds.values()) > 1.3 * min(speeds.values()):
             slow = max(speeds, key=speeds.__getitem__)

@@ -240,5 +240,6 @@ def table(
             raise ValueError(
                 f'best is {best!r}: write "column:max" or "column:min", column one of {list(plain)}'
             )
-        row = plain[name].index((max if which == "max" else min)(plain[name]))
+        known = [value for value in plain[name] if value is not None]
+        row = plain[name].index((max if which == "max" else min)(known)) if known else None
     return Table(list(columns), [list(r) for r in zip(*text)], row, caption)
