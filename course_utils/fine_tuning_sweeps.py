@@ -1,6 +1,7 @@
 """Lesson 07: one recipe, changed at one place at a time, over several seeds.
 
-    python -m course_utils.fine_tuning_sweeps rates      # data/results/sweep_rates.json
+    python -m course_utils.fine_tuning_sweeps seeds      # data/results/sweep_seeds.json: the base
+    python -m course_utils.fine_tuning_sweeps rates      # the learning rate
     python -m course_utils.fine_tuning_sweeps recipe     # batch, epochs, warm-up, decay, freezing …
     python -m course_utils.fine_tuning_sweeps data       # augmentation, mixup, FGM, PGD
     python -m course_utils.fine_tuning_sweeps tasks      # two heads, adapters, LoRA
@@ -20,7 +21,6 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from course_utils.adapters import add_adapters, add_lora, trained_parameters
@@ -249,7 +249,19 @@ BACKWARDS = {
 DATA = ("EDA", "MLM substitution", "typos", *BACKWARDS)
 SINGLE = ("adapters", "LoRA")
 TASKS = ("equal weights", "uncertainty", "3 layers shared", *SINGLE)
-SWEEPS = {**{name: tuple(found) for name, found in RECIPES.items()}, "data": DATA, "tasks": TASKS}
+SWEEPS = {
+    "seeds": ("base",),
+    **{name: tuple(found) for name, found in RECIPES.items()},
+    "data": DATA,
+    "tasks": TASKS,
+}
+MEASURES = {  # beside accuracy, what a sweep measures
+    "seeds": ("kept", "typos"),
+    "rates": ("kept",),
+    "recipe": ("kept",),
+    "data": ("typos",),
+    "tasks": (),
+}
 
 
 def typo_texts(task: FewExamples, rate: float = 0.3) -> Texts:
@@ -290,9 +302,9 @@ def run(task: FewExamples, sweep: str, name: str, seed: int, progress: bool = Fa
         row["domain_accuracy"] = accuracy(logits["domain"], domains)
     else:
         row["accuracy"] = task.accuracy(model)
-    if sweep in ("rates", "recipe"):
+    if "kept" in MEASURES[sweep]:
         row["kept"] = task.kept(model.bert)
-    if sweep == "data":
+    if "typos" in MEASURES[sweep]:
         row["typos"] = task.accuracy(model, typo_texts(task))
     if sweep == "tasks":
         row["trained"] = trained
@@ -347,17 +359,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", help="these settings alone")
     options = parser.parse_args(arguments)
     task, rows = TrimmedExamples(), []
-    names = options.only or SWEEPS[options.sweep]
-    extra = {"before": task.kept(task.model().bert)} if options.sweep == "rates" else {}
-    for name in names:
-        for seed in options.seeds:
+    names, seeds = options.only or SWEEPS[options.sweep], options.seeds
+    command = f"python -m course_utils.fine_tuning_sweeps {options.sweep}"
+    if options.only:
+        command += f" --only {' '.join(repr(name) for name in names)}"
+    command += f" --seeds {' '.join(map(str, seeds))}"
+    more = {"recipe": dataclasses.asdict(BASE), "before": task.kept(task.model().bert)}
+    for seed in seeds:  # a stopped command leaves whole seeds
+        for name in names:
             rows.append(run(task, options.sweep, name, seed))
             print(rows[-1], flush=True)
-    if not options.dry_run:
-        seeds = " ".join(map(str, options.seeds))
-        command = f"python -m course_utils.fine_tuning_sweeps {options.sweep} --seeds {seeds}"
-        recipe = dataclasses.asdict(BASE)
-        print(save_result(f"sweep_{options.sweep}", command, rows, recipe=recipe, **extra).name)
+        if not options.dry_run:
+            save_result(f"sweep_{options.sweep}", command, rows, **more)
     for name, (mean, spread, count) in summary(rows).items():
         print(f"{name:18s} {mean:.3f} ± {spread:.3f} ({count})")
 
