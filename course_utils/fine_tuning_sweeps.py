@@ -34,7 +34,7 @@ from course_utils.augmentation import (
 )
 from course_utils.bert import Bert
 from course_utils.data.assistant import OUT_OF_SCOPE, intent_domains, load_assistant
-from course_utils.data.stored import docs_bert, save_result
+from course_utils.data.stored import docs_bert, save_result, stored_result
 from course_utils.data.weights import pretrained_encoder
 from course_utils.finetuning import (
     BertForSequenceClassification,
@@ -348,6 +348,15 @@ def summary(rows: Sequence[dict], measure: str = "accuracy") -> dict[str, tuple[
     }
 
 
+def stored_rows(sweep: str) -> list[dict]:
+    """The rows that are stored already, if they were made by the base recipe of today."""
+    try:
+        stored = stored_result(f"sweep_{sweep}")
+    except ValueError:
+        return []
+    return stored["rows"] if stored["recipe"] == dataclasses.asdict(BASE) else []
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m course_utils.fine_tuning_sweeps",
@@ -357,19 +366,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--dry-run", action="store_true", help="print the rows, store nothing")
     parser.add_argument("--only", nargs="+", help="these settings alone")
+    parser.add_argument("--anew", action="store_true", help="run stored rows again too")
     options = parser.parse_args(arguments)
-    task, rows = TrimmedExamples(), []
     names, seeds = options.only or SWEEPS[options.sweep], options.seeds
-    command = f"python -m course_utils.fine_tuning_sweeps {options.sweep}"
-    if options.only:
-        command += f" --only {' '.join(repr(name) for name in names)}"
-    command += f" --seeds {' '.join(map(str, seeds))}"
+    rows = [] if options.anew or options.dry_run else stored_rows(options.sweep)
+    done = {(row["setting"], row["seed"]) for row in rows}
+    task = TrimmedExamples()
     more = {"recipe": dataclasses.asdict(BASE), "before": task.kept(task.model().bert)}
-    for seed in seeds:  # a stopped command leaves whole seeds
+    for seed in seeds:  # a stopped command leaves whole seeds, and goes on there
         for name in names:
-            rows.append(run(task, options.sweep, name, seed))
-            print(rows[-1], flush=True)
+            if (name, seed) not in done:
+                rows.append(run(task, options.sweep, name, seed))
+                print(rows[-1], flush=True)
         if not options.dry_run:
+            every = sorted({row["seed"] for row in rows})
+            command = (
+                f"python -m course_utils.fine_tuning_sweeps {options.sweep} "
+                f"--seeds {' '.join(map(str, every))}"
+            )
             save_result(f"sweep_{options.sweep}", command, rows, **more)
     for name, (mean, spread, count) in summary(rows).items():
         print(f"{name:18s} {mean:.3f} ± {spread:.3f} ({count})")
