@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 
 from course_utils import out_of_scope
 from course_utils.baselines import TfidfClassifier as TfidfClassifier
+from course_utils.charts import Circle, named_circles
 from course_utils.data.cache import STAMP, cache_dir, sha256
 from course_utils.measuring import MIB, Station, thread_environment
 
@@ -800,67 +801,26 @@ class Benchmark:
         x is latency p50 in ms (log), y the metric in percent with its 95 % interval as a thin line,
         the area bytes on disk, the colour the kind. Each row is named beside its circle.
         """
-        rows = sorted(self.rows.values(), key=lambda row: -(row.bytes or 0))
-        if not rows:
+        if not self.rows:
             raise ValueError("the table has no row to draw; measure one with run().")
-        values = {row.name: 100 * self.right(row.name, metric).mean() for row in rows}
-        spans = {row.name: [100 * x for x in self.interval(row.name, metric)] for row in rows}
-        largest = max(row.bytes or 0 for row in rows) or 1
-        areas = {row.name: max(8.0, 700 * (row.bytes or 0) / largest) for row in rows}  # points²
-        for order, row in enumerate(rows):
-            color = KINDS[row.kind]
-            ax.plot([row.p50_ms] * 2, spans[row.name], color=color, lw=1, alpha=0.5, zorder=2)
-            ax.scatter(
-                row.p50_ms, values[row.name], s=areas[row.name], color=color, alpha=0.85,
-                edgecolor="white", linewidth=0.8, zorder=3 + order / 100,
-            )  # fmt: skip
-        ax.set_xscale("log")
-        left, right = min(r.p50_ms for r in rows) / 1.7, max(r.p50_ms for r in rows) * 1.7
-        ax.set_xlim(left, right)
-        powers = range(math.floor(math.log10(left)), math.ceil(math.log10(right)) + 1)
-        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-        ticks = [tick for tick in ticks if left <= tick <= right]
-        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-        low, high = min(min(s) for s in spans.values()), max(max(s) for s in spans.values())
-        ax.set_ylim(low - 0.15 * (high - low + 1), high + 0.15 * (high - low + 1))
-        threads = "1 thread" if self.protocol.threads == 1 else f"{self.protocol.threads} threads"
-        ax.set_xlabel(f"latency p50, ms (one text, {threads}); area: bytes on disk")
-        part, rule = METRICS[metric]
-        words = {
-            "accuracy": "accuracy",
-            "in_scope": "in-scope accuracy",
-            "oos_recall": "OOS recall",
-        }
-        ax.set_ylabel(f"{words[part]}, %" + (" (threshold)" if rule == "threshold" else ""))
-        ax.figure.canvas.draw()  # only now are the axes where they will be
-        unit = ax.figure.dpi / 72  # pixels a point
-        places = {row.name: ax.transData.transform((row.p50_ms, values[row.name])) for row in rows}
-        radii = {name: math.sqrt(area / math.pi) * unit for name, area in areas.items()}
-        taken = [_box(*places[n], 2 * radii[n], 2 * radii[n]) for n in places]
-        for row in rows:
-            x, y = places[row.name]
-            ends = ax.transData.transform([(row.p50_ms, end) for end in spans[row.name]])[:, 1]
-            taken.append((x - 1, ends[0], x + 1, ends[1]))
-        frame = ax.get_window_extent()
-        for row in rows:
+        largest = max(row.bytes or 0 for row in self.rows.values()) or 1
+        circles = []
+        for name, row in self.rows.items():
+            low, high = self.interval(name, metric)
             size = "not saved" if row.bytes is None else f"{Figure(row.bytes / MIB)} MiB"
-            text = ax.annotate(
-                f"{row.name}, {size}", (row.p50_ms, values[row.name]), xytext=(0, 0),
-                textcoords="offset points", ha="center", va="center", fontsize=fontsize, zorder=5,
+            circles.append(
+                Circle(
+                    f"{name}\n{size}", row.p50_ms, 100 * self.right(name, metric).mean(),
+                    100 * low, 100 * high, max(8.0, 700 * (row.bytes or 0) / largest),
+                    KINDS[row.kind],
+                )
             )  # fmt: skip
-            extent = text.get_window_extent()
-            box, far = _free_place(
-                places[row.name], radii[row.name], (extent.width, extent.height), taken,
-                (frame.x0, frame.y0, frame.x1, frame.y1), unit,
-            )  # fmt: skip
-            taken.append(box)
-            shift = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2]) - places[row.name]
-            text.set_position(tuple(shift / unit))
-            if far:  # a thin line says whose name it is
-                edge = np.clip(places[row.name], box[:2], box[2:])
-                ends = ax.transData.inverted().transform([places[row.name], edge])
-                ax.plot(*ends.T, color="#767676", lw=0.6, zorder=1)
+        threads = "1 thread" if self.protocol.threads == 1 else f"{self.protocol.threads} threads"
+        part, rule = METRICS[metric]
+        words = {"accuracy": "accuracy", "in_scope": "in-scope accuracy"}.get(part, "OOS recall")
+        ax.set_xlabel(f"latency p50, ms (one text, {threads}); area: bytes on disk")
+        ax.set_ylabel(f"{words}, %" + (" (threshold)" if rule == "threshold" else ""))
+        named_circles(ax, circles, fontsize)
 
     def how(self) -> list[str]:
         """How the rows were measured, a sentence each."""
@@ -908,52 +868,6 @@ def _saved(classifier: Any) -> dict[str, int] | None:
     with tempfile.TemporaryDirectory() as folder:
         classifier.save(folder)
         return _sizes({p.name: p for p in sorted(Path(folder).rglob("*")) if p.is_file()})
-
-
-Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
-
-
-def _box(x: float, y: float, width: float, height: float) -> Box:
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """The area that two boxes share."""
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    return width * height if width > 0 and height > 0 else 0.0
-
-
-def _free_place(
-    place: Sequence[float],
-    radius: float,
-    size: tuple[float, float],
-    taken: list[Box],
-    frame: Box,
-    unit: float,
-) -> tuple[Box, bool]:
-    """Where a name of this size fits around its circle, and whether that is far away.
-
-    The nearest place wins that shares nothing with what is taken; else the one that shares least.
-    """
-    best, least = None, math.inf
-    for ring, distance in enumerate((3, 10, 20, 32, 46, 62, 80)):  # points from the circle's edge
-        for step in (0, 6, 3, 9, 1, 11, 5, 7, 2, 10, 4, 8):  # right, left, above, below, between
-            angle = math.tau * step / 12
-            gap = radius + distance * unit
-            box = _box(
-                place[0] + math.cos(angle) * (gap + size[0] / 2),
-                place[1] + math.sin(angle) * (gap + size[1] / 2),
-                size[0] + 2 * unit,
-                size[1] + 2 * unit,
-            )
-            inside = _overlap(box, frame)
-            outside = (box[2] - box[0]) * (box[3] - box[1]) - inside
-            shared = 10 * outside + sum(_overlap(box, other) for other in taken)
-            if shared < least - 1e-6:
-                best, least = (box, ring > 1), shared
-            if least < 1e-6:
-                return best
-    return best
 
 
 # --- The command ----------------------------------------------------------------------------------

@@ -511,7 +511,7 @@ def test_the_scatter_shows_latency_accuracy_bytes_and_kind(board):
         sizes["MiniLM"] / sizes["MiniLM int8"]
     )
     assert {t.get_text() for t in ax.texts} == {
-        "TF-IDF, 4.00 MiB", "MiniLM, 86.7 MiB", "MiniLM int8, 23.0 MiB",
+        "TF-IDF\n4.00 MiB", "MiniLM\n86.7 MiB", "MiniLM int8\n23.0 MiB",
     }  # fmt: skip
     low, high = board.interval("MiniLM")
     lines = [line.get_ydata() for line in ax.lines]
