@@ -342,7 +342,7 @@ def answer_figures(found: list[Answer], split: Dataset, threshold: float) -> dic
 TASKS = {
     "intents": Task(
         lambda: data.load_assistant(), class_head("intent"), intent_features, intent_scores,
-        FineTuning(epochs=6, learning_rate=2e-4),
+        FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
     ),
     "docs_pairs": Task(
         lambda: data.load_docs_pairs(), class_head("label"), docs_features, docs_scores,
