@@ -354,16 +354,16 @@ TASKS = {
     ),
     "slots": tag_task(
         lambda: data.load_assistant(), slot_tags, slot_words,
-        FineTuning(epochs=6, learning_rate=3e-4),
+        FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
     ),
     "questions": answer_task(
         lambda: data.load_docs_questions(),
-        FineTuning(epochs=2, learning_rate=2e-4, frozen_layers=2),
+        FineTuning(epochs=2, batch_size=16, learning_rate=4e-4, frozen_layers=4),
         max_length=128, stride=32,
     ),
     "joint": Task(
         lambda: data.load_assistant(), joint_head, intent_and_slot_features, joint_scores,
-        FineTuning(epochs=6, learning_rate=3e-4),
+        FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
     ),
     # real data, at full scale
     "clinc150": Task(
