@@ -795,6 +795,8 @@ class Benchmark:
     def _repr_markdown_(self) -> str:
         return self.markdown()
 
+    __repr__ = _repr_markdown_
+
     def scatter(self, ax: Any, metric: str = "in_scope_argmax", fontsize: float = 9) -> None:
         """Draw the rows into matplotlib's axes; call it when the figure has its other parts.
 

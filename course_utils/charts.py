@@ -89,10 +89,13 @@ def free_place(
             )
             outside = size[0] * size[1] - _overlap(box, frame)
             shared = sum(_overlap(box, other) for other in taken)
+            cost = 10 * outside + 10 * shared + distance
+            cost += 0 if step in (0, 8) else 2 if step in (4, 12) else 4
+            if cost >= least:
+                continue
             line = _line(place, radius, box)
             crossed = sum(_overlap(dot, other) > 0 for dot in line for other in taken)
-            cost = 10 * outside + 10 * shared + 20 * crossed + 4 * len(line)
-            cost += distance + (0 if step in (0, 8) else 2 if step in (4, 12) else 4)
+            cost += 20 * crossed + 4 * len(line)
             if cost < least:
                 best, least = box, cost
     return best

@@ -461,7 +461,7 @@ def test_the_markdown_table_has_units_three_digits_and_the_best_in_bold(board):
                  "latency of 3 texts", "sizes of all files", "peak resident", "on validation",
                  benchmark.machine()):  # fmt: skip
         assert said in text
-    assert board._repr_markdown_() == text
+    assert board._repr_markdown_() == repr(board) == text
 
 
 def test_the_table_says_when_the_machine_was_busy_or_slow(board):
