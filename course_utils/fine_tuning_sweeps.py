@@ -74,9 +74,6 @@ class FewExamples:
 
     train, test      of the ten intents: per_intent examples each; 30 each
     memory, queries  of the twenty other in-scope intents: ten each to look up, ten each to ask for
-
-    The encoder's table is cut to the pieces that the assistant's texts hold. Rows that no text
-    reads get no gradient, so nothing that is measured changes; a step costs a third less.
     """
 
     def __init__(self, per_intent: int = 10) -> None:
@@ -151,14 +148,15 @@ def mean_vectors(bert: Bert, features: Sequence[Features]) -> Tensor:
 
 
 class TrimmedExamples(FewExamples):
-    """The same task, the model's table cut to the pieces in use: equal results, cheaper steps.
+    """The same task with the encoder's table cut to the pieces that the assistant's texts hold.
 
-    Rows of the table that no text reads get no gradient, and Adam does not move them.
+    Rows that no text reads get no gradient, and Adam does not move them: that changes no result,
+    and a step costs a third less.
     """
 
-    def __init__(self, per_intent: int = 10, extra: Sequence[str] = ()) -> None:
+    def __init__(self, per_intent: int = 10) -> None:
         super().__init__(per_intent)
-        texts = [text for split in self.data.values() for text in split["text"]] + list(extra)
+        texts = [text for split in self.data.values() for text in split["text"]]
         rows = encode(self.tokenizer, texts, max_length=64)
         self.used = sorted({0, *(i for row in rows for i in row["input_ids"])})  # 0 = [PAD]
         self.place = {old: new for new, old in enumerate(self.used)}
@@ -172,6 +170,7 @@ class TrimmedExamples(FewExamples):
         ]
 
     def model(self, seed: int = 0) -> BertForSequenceClassification:
+        """MiniLM, its table cut, under a new head for the ten intents."""
         return self.cut(super().model(seed))
 
     def cut(self, model: nn.Module) -> nn.Module:
@@ -180,6 +179,7 @@ class TrimmedExamples(FewExamples):
         table = bert.embeddings.token.weight.data[self.used].clone()  # (pieces in use, hidden)
         bert.embeddings.token = nn.Embedding.from_pretrained(table, freeze=False)
         bert.config = replace(bert.config, vocab_size=len(self.used))
+        model.config = bert.config
         return model
 
 
@@ -320,12 +320,12 @@ def two_heads(
         task.folder,
         {"intent": task.intents, "domain": task.domains},
         seed,
-        shared_layers=3 if name == "3 layers shared" else None,
         weighting=weighting,
         **DROPOUT,
     )
     if isinstance(task, TrimmedExamples):
         task.cut(model)
+    model.share(3 if name == "3 layers shared" else model.config.num_hidden_layers)
     examples = [{k: v for k, v in row.items() if k != "labels"} for row in task.encode(task.train)]
     intents = task.train.labels
     return model, add_labels(

@@ -58,21 +58,14 @@ class BertForSeveralTasks(nn.Module):
         weighting: Mapping[str, float] | str = "uncertainty",
     ) -> None:
         super().__init__()
-        layers = config.num_hidden_layers
-        self.shared_layers = layers if shared_layers is None else shared_layers
-        if not 0 <= self.shared_layers <= layers or not tasks:
-            raise ValueError(
-                f"{shared_layers} shared layers of {layers} for {len(tasks)} tasks can not be."
-            )
+        if not tasks:
+            raise ValueError("several tasks are at least one; tasks is empty.")
         if weighting != "uncertainty" and set(weighting) != set(tasks):
             raise ValueError(f'weighting is "uncertainty" or a number for each of {list(tasks)}.')
         self.config, self.weighting = config, weighting
         self.tasks = {name: list(labels) for name, labels in tasks.items()}
         self.bert = Bert(config)
-        self.branches = nn.ModuleDict()  # the first task's own layers are those of `bert`
-        if self.shared_layers < layers:
-            for name in list(self.tasks)[1:]:
-                self.branches[name] = self._branch()
+        self.share(config.num_hidden_layers if shared_layers is None else shared_layers)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.heads = nn.ModuleDict(
             {name: nn.Linear(config.hidden_size, len(found)) for name, found in self.tasks.items()}
@@ -81,12 +74,16 @@ class BertForSeveralTasks(nn.Module):
         self.log_variances = nn.Parameter(torch.zeros(len(self.tasks)))
         self.log_variances.requires_grad_(weighting == "uncertainty")
 
-    def _branch(self) -> nn.ModuleDict:
-        """A copy of the layers above the shared ones, and of the pooler."""
-        own = self.bert.encoder.layers[self.shared_layers :]
-        return nn.ModuleDict(
-            {"layers": copy.deepcopy(own), "pooler": copy.deepcopy(self.bert.pooler)}
-        )
+    def share(self, layers: int) -> None:
+        """Share the lowest `layers` layers; each task gets the ones above as they are now."""
+        depth = len(self.bert.encoder.layers)
+        if not 0 <= layers <= depth:
+            raise ValueError(f"{layers} shared layers of {depth} can not be.")
+        self.shared_layers = layers
+        self.branches = nn.ModuleDict()  # the first task's own layers are those of `bert`
+        own = {"layers": self.bert.encoder.layers[layers:], "pooler": self.bert.pooler}
+        for name in list(self.tasks)[1:] if layers < depth else []:
+            self.branches[name] = nn.ModuleDict(copy.deepcopy(own))
 
     def pooled(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -157,8 +154,7 @@ class BertForSeveralTasks(nn.Module):
             torch.manual_seed(seed)
             model = cls(config, tasks, shared_layers, weighting)
         load_tensors(model.bert, read_tensors(folder))
-        for name in model.branches:  # each task's own layers start from the pretrained ones
-            model.branches[name] = model._branch()
+        model.share(model.shared_layers)  # each task's own layers start from the pretrained ones
         return model.eval()
 
 
