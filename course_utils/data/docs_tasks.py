@@ -24,7 +24,7 @@ from course_utils.data import docs
 from course_utils.data.cache import cached, sha256
 
 SPLITS = ("train", "validation", "test")
-PAIRS = {"train": 3200, "validation": 400, "test": 800}
+PAIRS = {"train": 4800, "validation": 400, "test": 800}
 QUESTIONS = {"train": 2600, "validation": 240, "test": 600}
 
 MAX_FUNCTION, MAX_SUMMARY, MAX_CONTEXT = 18, 26, 50  # word pieces, as `count_pieces` counts them
@@ -41,7 +41,7 @@ def load_docs_pairs(progress: bool = True) -> DatasetDict:
               "easy" (of a function of another module)
     module    str, where the function is; no module occurs in two splits
 
-    3,200 / 400 / 800 pairs with the course's packages, half of them positive: every function comes
+    4,800 / 400 / 800 pairs with the course's packages, half of them positive: every function comes
     once with its own summary and once with another's, every summary once as right and once as
     wrong. Built at the first call (seconds, once the docs corpus is there), then read from the
     cache. Raises ValueError where too few packages are installed.
@@ -211,7 +211,8 @@ def _without_twins(rows: list, words: Callable, split: Callable) -> list:
 # --- Pairs ----------------------------------------------------------------------------------------
 
 MIN_SUMMARY_WORDS, MAX_SUMMARY_WORDS = 4, 20
-PER_MODULE, HARD = 12, 0.65  # functions of a module, the part of them with a hard negative
+PER_MODULE, HARD = 16, 0.75  # functions of a module, the part of them with a hard negative
+MAX_OVERLAP = 0.7  # with a function's own summary: what words tell is left to the easy ones
 _NOT_A_SUMMARY = re.compile(
     r"(?i)(same as|see |alias|deprecated|equivalent|please|internal|helper|wrapper|thin wrapper|"
     r"wraps |parameters|returns -|todo|note|test|\W|this is |this \w+ is |.*:$|.*[<>=|])"
@@ -296,6 +297,7 @@ def _is_usable(function: Function) -> bool:
         and count_pieces(function.text) <= MAX_FUNCTION
         and count_pieces(summary) <= MAX_SUMMARY
         and not _gives_away(name, summary)
+        and overlap(function.text, summary) <= MAX_OVERLAP
     )
 
 
