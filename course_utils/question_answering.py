@@ -7,6 +7,7 @@ Every window is `[CLS] question [SEP] part of the context [SEP]`. An answer is a
 first and the last; [CLS] for both says that this window holds no answer.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -177,13 +178,17 @@ class BertForQuestionAnswering(nn.Module):
 
     @classmethod
     def from_encoder(
-        cls, folder_or_hub_name: Path | str, seed: int = 0
+        cls, folder_or_hub_name: Path | str, seed: int = 0, **changes
     ) -> "BertForQuestionAnswering":
-        """A pretrained encoder under a new head, the head drawn from `seed`."""
+        """A pretrained encoder under a new head, the head drawn from `seed`.
+
+        changes  fields of BertConfig to replace, `hidden_dropout_prob=0.0` say
+        """
         folder = find_folder(folder_or_hub_name)
+        config = dataclasses.replace(BertConfig.from_folder(folder), **changes)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = cls(BertConfig.from_folder(folder))
+            model = cls(config)
         load_tensors(model.bert, read_tensors(folder))
         return model.eval()
 

@@ -50,7 +50,7 @@ def test_the_loss_is_the_mean_of_both():
     assert slots.shape == (3, 7, 5) and intents.shape == (3, 3)
     slot_loss = F.cross_entropy(slots.flatten(0, 1), inputs["labels"].flatten())
     intent_loss = F.cross_entropy(intents, inputs["intent"])
-    torch.testing.assert_close(output.loss, (slot_loss + intent_loss) / 2)
+    torch.testing.assert_close(output.loss, 0.5 * slot_loss + 0.5 * intent_loss)
     torch.testing.assert_close(small_model(1.0)(**inputs).loss, slot_loss)
     torch.testing.assert_close(small_model(0.0)(**inputs).loss, intent_loss)
     assert model(inputs["input_ids"]).loss is None
