@@ -41,7 +41,7 @@ class Start:
     """Where a curve begins.
 
     folder         () → of the encoder: its shape, its tokenizer, and its weights if `pretrained`
-    learning_rate  the best of a few for this start, by validation accuracy
+    learning_rate  the same for a pretrained start and its random twin
     texts          about as many training texts are read, whatever the number of different ones:
                    epochs = texts / (30 · n)
     """
@@ -53,12 +53,12 @@ class Start:
 
 
 _SMALL = {5: 3_000, 10: 4_500, 20: 6_000, 50: 12_000}
-_LARGE = {5: 1_800, 10: 2_700, 20: 3_600, 50: 6_000}
+_LARGE = {5: 1_500, 10: 2_400, 20: 3_000, 50: 4_500}
 STARTS = {
     "minilm": Start(pretrained_encoder, True, 3e-4, _LARGE),
     "minilm_random": Start(pretrained_encoder, False, 3e-4, _LARGE),
-    "docs_bert": Start(docs_bert, True, 1e-3, _SMALL),
-    "docs_bert_random": Start(docs_bert, False, 1e-3, _SMALL),
+    "docs_bert": Start(docs_bert, True, 5e-4, _SMALL),
+    "docs_bert_random": Start(docs_bert, False, 5e-4, _SMALL),
 }
 
 
