@@ -70,24 +70,18 @@ def encode_truncated(
 
 
 def predict_windows(
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    max_length: int,
-    stride: int,
-    pool: str = "mean",
+    model: nn.Module, texts: Sequence[Sequence[Features]], pool: str = "mean"
 ) -> Tensor:
-    """Each text read window by window; a window's log probabilities, pooled → (texts, labels).
+    """Each text read window by window; the windows' log probabilities, pooled → (texts, labels).
 
-    pool  "mean" of the windows' log probabilities, or "max": the window with the surest label
+    texts  for each text its windows as examples, see `with_specials`
+    pool   "mean" of the windows' log probabilities, or "max": the window with the surest label
     """
     if pool not in ("mean", "max"):
         raise ValueError(f'pool is {pool!r}; take "mean" or "max".')
-    parts = [windows(p, max_length - 2, stride) for p in pieces_of(tokenizer, texts)]
-    flat = [with_specials(tokenizer, part) for text in parts for part in text]
-    scores = predict(model, flat).log_softmax(-1)  # (windows, labels)
+    scores = predict(model, [part for text in texts for part in text]).log_softmax(-1)
     pooled = []
-    for own in scores.split([len(text) for text in parts]):  # (windows of a text, labels)
+    for own in scores.split([len(text) for text in texts]):  # (windows of a text, labels)
         pooled.append(own.mean(0) if pool == "mean" else own[own.amax(-1).argmax()])
     return torch.stack(pooled)
 

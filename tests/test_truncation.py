@@ -12,6 +12,7 @@ from course_utils.truncation import (
     predict_windows,
     truncate,
     windows,
+    with_specials,
 )
 
 
@@ -67,13 +68,18 @@ class Counter(torch.nn.Module):
         return TaskOutput(None, torch.cat([1 - seen, 5 * seen], dim=1))
 
 
-def test_the_surest_window_finds_what_the_mean_drowns(monkeypatch):
+def test_the_surest_window_finds_what_the_mean_drowns():
     tokenizer = load_tokenizer(docs_bert())
-    monkeypatch.setattr("course_utils.truncation.pieces_of", lambda *_: [[9] * 40 + [7], [9] * 41])
-    surest = predict_windows(Counter(), tokenizer, ["a", "b"], max_length=6, stride=4, pool="max")
+    texts = [
+        [with_specials(tokenizer, part) for part in windows(pieces, 4, 4)]
+        for pieces in ([9] * 40 + [7], [9] * 41)
+    ]
+    surest = predict_windows(Counter(), texts, pool="max")
     assert surest.argmax(-1).tolist() == [1, 0]
-    mean = predict_windows(Counter(), tokenizer, ["a", "b"], max_length=6, stride=4)
+    mean = predict_windows(Counter(), texts)
     assert mean.argmax(-1).tolist() == [0, 0]
+    with pytest.raises(ValueError, match="mean"):
+        predict_windows(Counter(), texts, pool="sum")
 
 
 def test_padding_share_counts_cells():
