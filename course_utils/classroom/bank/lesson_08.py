@@ -867,7 +867,27 @@ LEARNED_TRANSITIONS = OpenExercise(
         "You tried it on a strong and on a weak tagger, or with few training texts.",
         "You can say what a conditional random field would do differently.",
     ],
-    answer="OPEN_ANSWER",
+    answer="""Counts over the training tags, 0.1 added to each, rows divided by their sums, rules
+kept; entity F1 by Viterbi with the logarithms times a weight (one seed each):
+
+| weight | MiniLM, validation | MiniLM, test | small, 400 texts, validation | test |
+| --- | --- | --- | --- | --- |
+| no rules at all | 0.942 | 0.920 | 0.272 | 0.250 |
+| 0 (the rules alone) | 0.957 | 0.933 | 0.306 | 0.280 |
+| 0.1 | 0.964 | 0.936 | 0.317 | 0.292 |
+| 0.25 | 0.964 | 0.938 | 0.319 | 0.269 |
+| 0.5 | 0.964 | 0.945 | 0.149 | 0.159 |
+| 1 | 0.952 | 0.943 | 0.014 | 0.010 |
+
+1. **The rules are the larger part**: 1 to 3 points, before anything is counted.
+2. **A little of the counts helps both.** Validation, 350 texts, can not tell 0.1 from 0.5 for the
+   strong tagger; whoever picks 0.5 because of its test figure has fitted the test.
+3. **The whole logarithm ruins the weak tagger.** Its words are unsure, so the counts decide, and
+   they say: after O comes O.
+4. **A conditional random field** learns such weights together with the tagger, so that nothing is
+   counted twice; here they were added to scores that have seen the neighbours already.
+
+Not tried: other amounts of smoothing, more seeds, counts by type of the next word.""",
 )
 
 EXERCISES = [
