@@ -357,7 +357,7 @@ TASKS = {
     ),
     "docs_pairs_apart": Task(
         lambda: data.load_docs_pairs(), bi_encoder, docs_features_apart, docs_scores_apart,
-        FineTuning(epochs=2, learning_rate=4e-4, frozen_layers=3), collate_apart,
+        FineTuning(epochs=1, learning_rate=2e-4, frozen_layers=3), collate_apart,
     ),
     "slots": tag_task(
         lambda: data.load_assistant(), slot_tags, slot_words,
