@@ -188,7 +188,7 @@ def test_pairs_have_their_features_counts_and_balance(pairs):
         assert rows.features["label"].names == ["no", "yes"]
         kinds = Counter(rows["kind"])
         assert kinds["positive"] == sum(rows["label"]) == len(rows) // 2
-        assert kinds["hard"] > kinds["easy"] > len(rows) // 10
+        assert min(kinds["hard"], kinds["easy"]) > len(rows) // 6
         assert all((row["label"] == 1) == (row["kind"] == "positive") for row in rows)
     if {"torch", "scipy", "sympy"} <= set(docs.docs_corpus().fingerprint):
         assert {split: len(rows) for split, rows in pairs.items()} == PAIRS
@@ -271,7 +271,7 @@ def test_word_overlap_is_a_weak_baseline_of_pairs(pairs):
     right = [
         (overlap(row["function"], row["summary"]) >= threshold) == row["label"] for row in test
     ]
-    assert 0.55 < sum(right) / len(right) < 0.72
+    assert 0.5 < sum(right) / len(right) < 0.652
 
 
 # --- Questions ----------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_the_same_docstrings_give_the_same_data_in_any_process(tmp_path):
         "d = [Docstring(**one) for one in json.load(open(sys.argv[1]))]; "
         "print(json.dumps([list(t.make_pairs(d)), list(t.make_questions(d))]))"
     )
-    chosen = [one for one in docs.docstrings() if one.package == "networkx"][:600]
+    chosen = [one for one in docs.docstrings() if one.package == "networkx"][::2]
     outputs = []
     for seed, rows in (("1", chosen), ("2", chosen[::-1])):
         path = tmp_path / f"{seed}.json"
@@ -380,7 +380,7 @@ def test_the_same_docstrings_give_the_same_data_in_any_process(tmp_path):
         run = subprocess.run(
             [sys.executable, "-c", program, str(path)],
             env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
             check=True,
         )
@@ -410,7 +410,7 @@ CONTEXT = (
         ("What type is steps?", "list of int"),
         ("What does steps mean?", "the sizes"),
         ("What is the default of beta?", ""),
-        ("What is max_iter for?", "optional Maximum number of iterations"),  # an honest mistake
+        ("What is max_iter for?", "Maximum number of iterations"),
     ],
 )
 def test_the_rules_answer_as_a_programmer_s_regex_would(question, answer):

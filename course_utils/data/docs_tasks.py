@@ -42,9 +42,11 @@ def load_docs_pairs(progress: bool = True) -> DatasetDict:
     module    str, where the function is; no module occurs in two splits
 
     4,800 / 400 / 800 pairs with the course's packages, half of them positive: every function comes
-    once with its own summary and once with another's, every summary once as right and once as
-    wrong. Built at the first call (seconds, once the docs corpus is there), then read from the
-    cache. Raises ValueError where too few packages are installed.
+    once with its own summary and once with another's, every summary once as right and about once
+    as wrong, so neither side alone tells the label. Own summaries that repeat more than 40 % of the
+    name's words are left out, and wrong ones share about as many. Built at the first call (seconds,
+    once the docs corpus is there), then read from the cache. Raises ValueError where too few
+    packages are installed.
     """
     features = Features(
         {
@@ -179,8 +181,9 @@ def _stem(word: str) -> str:
     return word
 
 
-def _stems(text: str) -> set[str]:
-    return {_stem(word) for word in name_words(text)} - _FUNCTION_WORDS
+@functools.lru_cache(maxsize=100_000)
+def _stems(text: str) -> frozenset[str]:
+    return frozenset({_stem(word) for word in name_words(text)} - _FUNCTION_WORDS)
 
 
 _FUNCTION_WORDS = {
@@ -211,8 +214,8 @@ def _without_twins(rows: list, words: Callable, split: Callable) -> list:
 # --- Pairs ----------------------------------------------------------------------------------------
 
 MIN_SUMMARY_WORDS, MAX_SUMMARY_WORDS = 4, 20
-PER_MODULE, HARD = 16, 0.75  # functions of a module, the part of them with a hard negative
-MAX_OVERLAP = 0.7  # with a function's own summary: what words tell is left to the easy ones
+PER_MODULE, HARD = 16, 55  # functions of a module; of 100 negatives those of the same module
+MAX_OVERLAP = 0.4  # with a function's own summary
 _NOT_A_SUMMARY = re.compile(
     r"(?i)(same as|see |alias|deprecated|equivalent|please|internal|helper|wrapper|thin wrapper|"
     r"wraps |parameters|returns -|todo|note|test|\W|this is |this \w+ is |.*:$|.*[<>=|])"
@@ -248,7 +251,9 @@ def make_pairs(docstrings: Iterable[docs.Docstring]) -> Iterator[dict]:
     for split in SPLITS:
         chosen = [f for f in drawn if f.split == split][: PAIRS[split] // 2]
         rows = []
-        for function, (other, kind) in zip(chosen, _wrong_summaries(chosen), strict=True):
+        wrong = _wrong_summaries(chosen)
+        for i in sorted(wrong):
+            function, (other, kind) = chosen[i], wrong[i]
             for source, label, what in ((function, 1, "positive"), (other, 0, kind)):
                 rows.append(
                     {
@@ -344,43 +349,47 @@ def _draw(functions: list[Function], count: int) -> list[Function]:
     return chosen[:count]
 
 
-def _wrong_summaries(functions: list[Function]) -> list[tuple[Function, str]]:
-    """For each function another whose summary it gets, each summary once: (function, kind)."""
-    modules: dict[str, list[int]] = defaultdict(list)
-    for i, function in enumerate(functions):
-        modules[function.module].append(i)
+def _wrong_summaries(functions: list[Function]) -> dict[int, tuple[Function, str]]:
+    """For each function, by its place, another whose summary it gets, each once: (function, kind).
+
+    A wrong summary shares about as many of the name's words as the right one, within the module and
+    elsewhere, so that counting words tells little. Hard ones first: there are fewer to choose from.
+    """
+    right = [overlap(f.text, f.summary) for f in functions]
+    members: dict[str, list[int]] = defaultdict(list)
+    by_word: dict[str, list[int]] = defaultdict(list)
+    for j in sorted(range(len(functions)), key=lambda j: _number("wrong", functions[j].summary)):
+        members[functions[j].module].append(j)
+        for word in _stems(functions[j].summary):
+            by_word[word].append(j)
     given: dict[int, tuple[int, str]] = {}
-    taken: set[int] = set()
-    for members in modules.values():
-        # the look-alikes first: another's summary that shares words with this function
-        options = sorted(
-            (-overlap(functions[i].text, functions[j].summary), _number(str(i), str(j)), i, j)
-            for i in members
-            for j in members
-            if _may_be_wrong(functions[i], functions[j])
-        )
-        quota = round(HARD * len(members))
-        for _, _, i, j in options:
-            if quota and i not in given and j not in taken:
-                given[i] = j, "hard"
-                taken.add(j)
-                quota -= 1
-    left = [j for j in range(len(functions)) if j not in taken]
-    left.sort(key=lambda j: _number("easy", functions[j].text, functions[j].summary))
-    for i, function in enumerate(functions):
-        if i not in given:
-            fits = (
-                j
-                for j in left
-                if functions[j].module != function.module and _may_be_wrong(function, functions[j])
-            )
-            j = next(fits, None)
-            if j is None:  # at the very end of the list: a summary comes twice
-                j = next(j for j in range(len(functions)) if functions[j].module != function.module)
+    free = dict.fromkeys(range(len(functions)))
+    order = sorted(free, key=lambda i: (-right[i], _number("order", functions[i].text)))
+
+    def find(i: int, candidates: Iterable[int]) -> int | None:
+        """The free summary whose overlap comes closest to that of the right one."""
+        name = functions[i].text
+        near = ((abs(overlap(name, functions[j].summary) - right[i]), j) for j in candidates)
+        near = (one for one in near if _may_be_wrong(functions[i], functions[one[1]]))
+        return min(near, key=lambda one: one[0], default=(0.0, None))[1]
+
+    for kind in ("hard", "easy"):
+        for i in order:
+            module = members[functions[i].module]
+            if i in given or (kind == "hard" and _number("kind", functions[i].text) % 100 >= HARD):
+                continue
+            if kind == "hard":
+                candidates = [j for j in module if j in free]
             else:
-                left.remove(j)
-            given[i] = j, "easy"
-    return [(functions[given[i][0]], given[i][1]) for i in range(len(functions))]
+                words = sorted(_stems(functions[i].text.split("(")[0]))
+                likely = (j for word in words for j in by_word[word])
+                candidates = [j for j in (*likely, *itertools.islice(free, 50)) if j in free]
+                candidates = [j for j in candidates if j not in module]
+            found = find(i, candidates)
+            if found is not None:
+                given[i] = found, kind
+                del free[found]
+    return {i: (functions[j], kind) for i, (j, kind) in given.items()}
 
 
 def _may_be_wrong(function: Function, other: Function) -> bool:
