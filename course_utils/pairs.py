@@ -89,7 +89,7 @@ class BiEncoder(nn.Module):
 
     labels = ["no", "yes"]
 
-    def __init__(self, config: BertConfig, scale: float = 20.0, cut: float = 0.4) -> None:
+    def __init__(self, config: BertConfig, scale: float = 20.0, cut: float = 0.3) -> None:
         super().__init__()
         self.config, self.scale, self.cut = config, scale, cut
         self.bert = Bert(config, with_pooler=False)

@@ -60,7 +60,7 @@ def test_the_logit_is_the_scaled_cosine_above_the_cut(model):
     torch.testing.assert_close(first.norm(dim=-1), torch.ones(3))
     cosine = (first * second).sum(-1)
     assert torch.equal(logits[:, 0], torch.zeros(3))
-    torch.testing.assert_close(logits[:, 1], 20 * (cosine - 0.4), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[:, 1], 20 * (cosine - 0.3), atol=1e-4, rtol=1e-4)
 
 
 def test_a_texts_vector_does_not_depend_on_its_neighbours(model):
