@@ -101,9 +101,9 @@ class FewExamples:
                 found.labels.append(names.index(name))
         return found
 
-    def encode(self, found: Texts) -> list[Features]:
+    def encode(self, found: Texts, max_length: int = 64) -> list[Features]:
         """Examples in the pieces of MiniLM's vocabulary."""
-        return encode(self.tokenizer, found.texts, labels=found.labels, max_length=64)
+        return encode(self.tokenizer, found.texts, labels=found.labels, max_length=max_length)
 
     def model(self, seed: int = 0) -> BertForSequenceClassification:
         """MiniLM under a new head for the ten intents."""
@@ -162,11 +162,11 @@ class TrimmedExamples(FewExamples):
         self.place = {old: new for new, old in enumerate(self.used)}
         self.unknown = self.place.get(self.tokenizer.token_to_id("[UNK]"), 0)
 
-    def encode(self, found: Texts) -> list[Features]:
+    def encode(self, found: Texts, max_length: int = 64) -> list[Features]:
         """Examples in the pieces of the cut table; a piece that it lacks becomes [UNK]."""
         return [
             row | {"input_ids": [self.place.get(i, self.unknown) for i in row["input_ids"]]}
-            for row in super().encode(found)
+            for row in super().encode(found, max_length)
         ]
 
     def model(self, seed: int = 0) -> BertForSequenceClassification:

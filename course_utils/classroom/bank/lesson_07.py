@@ -51,10 +51,10 @@ def parameter_groups_stub(model, learning_rate, weight_decay, layer_decay=1.0):
     """→ list of dict(params, lr, weight_decay) for torch.optim.AdamW, the head's group last
 
     model.bert has embeddings, encoder.layers and a pooler; the head is what is outside model.bert.
-    The head, the pooler and the top layer's neighbours count from above: head and pooler get
-    learning_rate, the top layer learning_rate * layer_decay, the next layer_decay**2, …, the
-    embeddings the smallest rate. Tensors with one axis (biases, LayerNorm) get weight_decay 0.
-    Parameters that ask for no gradient are in no group; all others in exactly one.
+    Head and pooler get learning_rate, the top layer learning_rate * layer_decay, the next one
+    learning_rate * layer_decay**2, …, the embeddings the smallest rate. Tensors with one axis
+    (biases, LayerNorm) get weight_decay 0. Parameters that ask for no gradient are in no group;
+    all others in exactly one.
     """
     raise NotImplementedError("your turn")
 
