@@ -71,13 +71,17 @@ def draw_marked(ax: Axes, text: str, spans: Sequence[Span], width: int = 78) -> 
     ax.axis("off")
     ax.figure.canvas.draw()  # the axes' width is known only now
     points = ax.get_window_extent().width / ax.figure.dpi * 72
-    size = points / width / 0.602  # of the monospaced face, a character's width
+    size = points / width / 0.62  # a little wider than the monospaced face's characters are
+    probe = ax.text(0, 0, "M" * width, family="monospace", fontsize=size)
+    pixels = probe.get_window_extent().width / width  # a character's, drawn in whole pixels
+    step = pixels * width / ax.get_window_extent().width  # the same, in the axes' units
+    probe.remove()
     for row, (first, line) in enumerate(lines):
         for start, end, _ in spans:
             a, b = max(start, first) - first, min(end, first + len(line)) - first
             if a < b:
-                ax.add_patch(Rectangle((a - 0.2, row + 0.06), b - a + 0.4, 0.9, lw=1.2,
-                                       fc="#FBE9B7", ec=COLOR["orange"]))  # fmt: skip
+                ax.add_patch(Rectangle((a * step - 0.2, row + 0.06), (b - a) * step + 0.4, 0.9,
+                                       lw=1.2, fc="#FBE9B7", ec=COLOR["orange"]))  # fmt: skip
         ax.text(0, row + 0.5, line, family="monospace", fontsize=size, va="center_baseline",
                 parse_math=False)  # fmt: skip
 
