@@ -353,7 +353,7 @@ TASKS = {
     ),
     "docs_pairs": Task(
         lambda: data.load_docs_pairs(), class_head("label"), docs_features, docs_scores,
-        FineTuning(epochs=2, learning_rate=4e-4, frozen_layers=3),
+        FineTuning(epochs=2, learning_rate=1e-4, frozen_layers=2),
     ),
     "docs_pairs_apart": Task(
         lambda: data.load_docs_pairs(), bi_encoder, docs_features_apart, docs_scores_apart,

@@ -1020,15 +1020,16 @@ def _judge_balanced(argmax, threshold):
     )
 
 
-def _judge_confidence(confidence, accuracy, error):
-    """mean confidence and accuracy of answers, and their calibration error, all shares"""
-    if error < 0.02:
-        return Verdict(True, "here confidence and accuracy agree within two points.")
-    way = "surer than it is right" if confidence > accuracy else "right more often than it is sure"
+def _judge_confidence(inside, outside):
+    """calibration errors on queries in scope and out of scope, softmax over the intents alone"""
+    if inside < 0.1 and outside < 0.1:
+        return Verdict(True, "on both kinds of queries confidence and accuracy agree.")
+    like = "nearly so" if inside < 0.1 else "not so"
     return Verdict(
-        False, f"the model is {way}. Training asks for the label's probability alone; what it is "
-        "worth on new text has to be measured."
-    )  # fmt: skip
+        False,
+        f"on queries like those of training it is {like}; on queries out of scope the model is "
+        "sure of itself too, and never right. Confidence is worth what it was measured on.",
+    )
 
 
 def _judge_cross(cross_accuracy, apart_accuracy, cross_passes, apart_passes):
@@ -1079,8 +1080,8 @@ CLAIMS = [
         statement="A softmax of 0.9 means: right nine times in ten.",
         source="goes round",
         judge=_judge_confidence,
-        holds=dict(confidence=0.9, accuracy=0.9, error=0.01),
-        fails=dict(confidence=0.7, accuracy=0.95, error=0.25),
+        holds=dict(inside=0.02, outside=0.05),
+        fails=dict(inside=0.02, outside=0.5),
     ),
     Claim(
         id="finetuning/cross-encoder",
