@@ -114,6 +114,11 @@ def collate(features: Sequence[Features], pad_id: int = 0) -> Batch:
     return batch
 
 
+def usual_collate() -> Callable[[Sequence[Features]], Batch]:
+    """`collate`, looked up when it is needed: a reader's own may have taken its place."""
+    return collate
+
+
 def length_batches(
     lengths: Sequence[int], batch_size: int, generator: torch.Generator, window: int = 16
 ) -> list[list[int]]:
@@ -323,7 +328,7 @@ def fine_tune(
     model: nn.Module,
     features: Sequence[Features],
     recipe: FineTuning,
-    collate: Callable[[list[Features]], Batch] = collate,
+    collate: Callable[[list[Features]], Batch] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
     backward: Callable[[nn.Module, Batch], Tensor] = backward,
     progress: bool | str = True,
@@ -340,6 +345,7 @@ def fine_tune(
     """
     if not features:
         raise ValueError("there are no examples to train on.")
+    collate = collate or usual_collate()
     if recipe.frozen_layers is not None:
         freeze(model.bert, recipe.frozen_layers)
     groups = parameter_groups(model, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay)
@@ -405,7 +411,7 @@ def predict(
     model: nn.Module,
     features: Sequence[Features],
     batch_size: int = 64,
-    collate: Callable[[list[Features]], Batch] = collate,
+    collate: Callable[[list[Features]], Batch] | None = None,
 ) -> Tensor | list[Tensor]:
     """Logits in the order of the examples, on the CPU; the examples' labels are not read.
 
@@ -415,6 +421,7 @@ def predict(
     """
     if not features:
         raise ValueError("there are no examples to predict.")
+    collate = collate or usual_collate()
     was_training = model.training
     model.eval()
     inputs = [{k: v for k, v in example.items() if k not in ANSWERS} for example in features]

@@ -74,7 +74,7 @@ class Task:
     features  (tokenizer, one split) → examples for `fine_tune`
     score     (model, tokenizer, the data) → figures on the test split
     recipe    how it is trained
-    collate   how its examples become a batch
+    collate   how its examples become a batch; None = `finetuning.collate`
     """
 
     load: Callable[[], DatasetDict]
@@ -82,7 +82,7 @@ class Task:
     features: Callable[[Tokenizer, Dataset], list[Features]]
     score: Callable[[nn.Module, Tokenizer, DatasetDict], dict[str, float]]
     recipe: FineTuning
-    collate: Callable[[Sequence[Features]], Batch] = finetuning.collate
+    collate: Callable[[Sequence[Features]], Batch] | None = None
 
 
 # --- One sentence, and two ------------------------------------------------------------------------
