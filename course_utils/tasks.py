@@ -88,12 +88,15 @@ class Task:
 # --- One sentence, and two ------------------------------------------------------------------------
 
 
-def class_head(column: str) -> Callable[[Path, DatasetDict, int], nn.Module]:
-    """A head for the ClassLabel in this column."""
+NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # for short trainings
+
+
+def class_head(column: str, **changes) -> Callable[[Path, DatasetDict, int], nn.Module]:
+    """A head for the ClassLabel in this column; fields of BertConfig to replace."""
 
     def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
         names = data["train"].features[column].names
-        return BertForSequenceClassification.from_encoder(folder, names, seed)
+        return BertForSequenceClassification.from_encoder(folder, names, seed, **changes)
 
     return head
 
@@ -299,9 +302,7 @@ def answer_task(load: Callable, recipe: FineTuning, max_length: int, stride: int
     """
 
     def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
-        return BertForQuestionAnswering.from_encoder(
-            folder, seed, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-        )
+        return BertForQuestionAnswering.from_encoder(folder, seed, **NO_DROPOUT)
 
     def features(tokenizer: Tokenizer, split: Dataset) -> list[Features]:
         windows = make_windows(tokenizer, split["question"], split["context"], max_length, stride)
@@ -352,8 +353,8 @@ TASKS = {
         FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
     ),
     "docs_pairs": Task(
-        lambda: data.load_docs_pairs(), class_head("label"), docs_features, docs_scores,
-        FineTuning(epochs=2, learning_rate=1e-4, frozen_layers=2),
+        lambda: data.load_docs_pairs(), class_head("label", **NO_DROPOUT), docs_features,
+        docs_scores, FineTuning(epochs=1, learning_rate=2e-4, frozen_layers=2),
     ),
     "docs_pairs_apart": Task(
         lambda: data.load_docs_pairs(), bi_encoder, docs_features_apart, docs_scores_apart,

@@ -24,7 +24,7 @@ from course_utils.data import docs
 from course_utils.data.cache import cached, sha256
 
 SPLITS = ("train", "validation", "test")
-PAIRS = {"train": 4800, "validation": 400, "test": 800}
+PAIRS = {"train": 8000, "validation": 400, "test": 800}
 QUESTIONS = {"train": 2600, "validation": 240, "test": 600}
 
 MAX_FUNCTION, MAX_SUMMARY, MAX_CONTEXT = 18, 26, 50  # word pieces, as `count_pieces` counts them
@@ -41,7 +41,7 @@ def load_docs_pairs(progress: bool = True) -> DatasetDict:
               "easy" (of a function of another module)
     module    str, where the function is; no module occurs in two splits
 
-    4,800 / 400 / 800 pairs with the course's packages, half of them positive: every function comes
+    8,000 / 400 / 800 pairs with the course's packages, half of them positive: every function comes
     once with its own summary and once with another's, every summary once as right and about once
     as wrong, so neither side alone tells the label. Own summaries that repeat more than 40 % of the
     name's words are left out, and wrong ones share about as many. Built at the first call (seconds,
@@ -214,7 +214,7 @@ def _without_twins(rows: list, words: Callable, split: Callable) -> list:
 # --- Pairs ----------------------------------------------------------------------------------------
 
 MIN_SUMMARY_WORDS, MAX_SUMMARY_WORDS = 4, 20
-PER_MODULE, HARD = 16, 55  # functions of a module; of 100 negatives those of the same module
+PER_MODULE, HARD = 16, 30  # functions of a module; of 100 negatives those of the same module
 MAX_OVERLAP = 0.4  # with a function's own summary
 _NOT_A_SUMMARY = re.compile(
     r"(?i)(same as|see |alias|deprecated|equivalent|please|internal|helper|wrapper|thin wrapper|"

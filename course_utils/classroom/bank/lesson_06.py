@@ -1036,11 +1036,15 @@ def _judge_cross(cross_accuracy, apart_accuracy, cross_passes, apart_passes):
     """accuracy of both on pairs; encoder passes of both for one search in an index of vectors"""
     if cross_accuracy > apart_accuracy and cross_passes < 10 * apart_passes:
         return Verdict(True, "it judges better and costs no more.")
-    better = "judges pairs better" if cross_accuracy > apart_accuracy else "judges no better"
+    if cross_accuracy > apart_accuracy:
+        judged, advice = "judges pairs better", "Search apart, then read the best few together."
+    else:
+        judged = "judges no better with the pairs it had to learn from"
+        advice = "Search apart; re-rank only with a model that has proved to order better."
     return Verdict(
         False,
-        f"reading both together {better}, and every query meets every candidate in an encoder pass "
-        "of its own. Search apart, then read the best few together.",
+        f"reading both together {judged}, and every query meets every candidate in an encoder pass "
+        f"of its own. {advice}",
     )
 
 
