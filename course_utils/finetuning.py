@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -141,6 +141,9 @@ def length_batches(
 # --- The model ------------------------------------------------------------------------------------
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+
 class TaskOutput(NamedTuple):
     """`loss`, None without labels, and `logits`."""
 
@@ -191,20 +194,13 @@ class BertForSequenceClassification(nn.Module):
 
         changes  fields of BertConfig to replace, `hidden_dropout_prob=0.0` say
         """
-        folder = find_folder(folder_or_hub_name)
-        config = dataclasses.replace(BertConfig.from_folder(folder), **changes)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(config, labels)
-        load_tensors(model.bert, read_tensors(folder))
-        return model.eval()
+        return on_encoder(lambda config: cls(config, labels), folder_or_hub_name, seed, **changes)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_name: Path | str) -> "BertForSequenceClassification":
         """A fine-tuned model, head and labels' names (`id2label` of config.json) included."""
         folder = find_folder(folder_or_hub_name)
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", {})
-        model = cls(BertConfig.from_folder(folder), [names[i] for i in sorted(names, key=int)])
+        model = cls(BertConfig.from_folder(folder), read_labels(folder))
         load_tensors(model, read_tensors(folder))
         return model.eval()
 
@@ -212,11 +208,39 @@ class BertForSequenceClassification(nn.Module):
         """Write config.json and model.safetensors, so that Hugging Face's class of the same name
         loads the folder, and `from_pretrained` here."""
         save_folder(self, self.config, folder, self.architecture)
-        path = Path(folder) / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["id2label"] = {str(i): name for i, name in enumerate(self.labels)}
-        config["label2id"] = {name: i for i, name in enumerate(self.labels)}
-        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_labels(folder, self.labels)
+
+
+def on_encoder(
+    make: Callable[[BertConfig], Model], folder_or_hub_name: Path | str, seed: int = 0, **changes
+) -> Model:
+    """A new model on a pretrained encoder: make(config), its heads drawn from `seed`, its `bert`
+    read from the folder.
+
+    changes  fields of BertConfig to replace, `hidden_dropout_prob=0.0` say
+    """
+    folder = find_folder(folder_or_hub_name)
+    config = dataclasses.replace(BertConfig.from_folder(folder), **changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = make(config)
+    load_tensors(model.bert, read_tensors(folder))
+    return model.eval()
+
+
+def read_labels(folder: Path) -> list[str]:
+    """The labels' names (`id2label`) of a folder's config.json; none where it has none."""
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", {})
+    return [names[i] for i in sorted(names, key=int)]
+
+
+def save_labels(folder: Path | str, labels: Sequence[str]) -> None:
+    """Add the labels' names to a folder's config.json, as id2label and label2id."""
+    path = Path(folder) / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["id2label"] = {str(i): name for i, name in enumerate(labels)}
+    config["label2id"] = {name: i for i, name in enumerate(labels)}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 # --- Training -------------------------------------------------------------------------------------

@@ -24,14 +24,21 @@ from course_utils.bert import (
     save_folder,
 )
 from course_utils.encoder import initialize
-from course_utils.finetuning import Features, TaskOutput, load_tokenizer, predict
+from course_utils.finetuning import (
+    Features,
+    TaskOutput,
+    load_tokenizer,
+    on_encoder,
+    predict,
+    read_labels,
+    save_labels,
+)
 from course_utils.pretraining import IGNORE
 from course_utils.token_classification import (
     Span,
     Words,
     decode,
     read_words,
-    save_labels,
     tags_to_spans,
 )
 
@@ -109,23 +116,16 @@ class BertForIntentAndSlots(nn.Module):
         seed: int = 0,
     ) -> "BertForIntentAndSlots":
         """A pretrained encoder under two new heads, drawn from `seed`."""
-        folder = find_folder(folder_or_hub_name)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(BertConfig.from_folder(folder), intents, tags)
-        load_tensors(model.bert, read_tensors(folder))
-        return model.eval()
+        return on_encoder(lambda config: cls(config, intents, tags), folder_or_hub_name, seed)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_name: Path | str) -> "BertForIntentAndSlots":
         """A fine-tuned model, both heads and their names included."""
         folder = find_folder(folder_or_hub_name)
         found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        names = found.get("id2label", {})
-        tags = [names[i] for i in sorted(names, key=int)]
         if "intents" not in found:
             raise ValueError(f"{folder / 'config.json'} names no intents: this is no joint model.")
-        model = cls(BertConfig.from_folder(folder), found["intents"], tags)
+        model = cls(BertConfig.from_folder(folder), found["intents"], read_labels(folder))
         load_tensors(model, read_tensors(folder))
         return model.eval()
 

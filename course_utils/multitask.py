@@ -7,7 +7,6 @@ logits = model.split(predict(model, features))      # {"intent": (texts, intents
 """
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.attention import padding_mask
-from course_utils.bert import Bert, BertConfig, find_folder, load_tensors, read_tensors
+from course_utils.bert import Bert, BertConfig
 from course_utils.encoder import initialize
-from course_utils.finetuning import Batch, Features, TaskOutput, layer_of
+from course_utils.finetuning import Batch, Features, TaskOutput, layer_of, on_encoder
 
 
 def uncertainty_loss(losses: Tensor, log_variances: Tensor) -> Tensor:
@@ -148,12 +147,10 @@ class BertForSeveralTasks(nn.Module):
         **changes,
     ) -> "BertForSeveralTasks":
         """A pretrained encoder under new heads; changes: fields of BertConfig to replace."""
-        folder = find_folder(folder_or_hub_name)
-        config = dataclasses.replace(BertConfig.from_folder(folder), **changes)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(config, tasks, shared_layers, weighting)
-        load_tensors(model.bert, read_tensors(folder))
+        model = on_encoder(
+            lambda config: cls(config, tasks, shared_layers, weighting),
+            folder_or_hub_name, seed, **changes,
+        )  # fmt: skip
         model.share(model.shared_layers)  # each task's own layers start from the pretrained ones
         return model.eval()
 

@@ -7,7 +7,6 @@ Every window is `[CLS] question [SEP] part of the context [SEP]`. An answer is a
 first and the last; [CLS] for both says that this window holds no answer.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,7 @@ from course_utils.bert import (
     save_folder,
 )
 from course_utils.encoder import initialize
-from course_utils.finetuning import Features, TaskOutput, load_tokenizer, predict
+from course_utils.finetuning import Features, TaskOutput, load_tokenizer, on_encoder, predict
 
 Offsets = list[tuple[int, int] | None]
 
@@ -184,13 +183,7 @@ class BertForQuestionAnswering(nn.Module):
 
         changes  fields of BertConfig to replace, `hidden_dropout_prob=0.0` say
         """
-        folder = find_folder(folder_or_hub_name)
-        config = dataclasses.replace(BertConfig.from_folder(folder), **changes)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(config)
-        load_tensors(model.bert, read_tensors(folder))
-        return model.eval()
+        return on_encoder(cls, folder_or_hub_name, seed, **changes)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_name: Path | str) -> "BertForQuestionAnswering":

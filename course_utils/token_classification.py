@@ -6,7 +6,6 @@
 A span is (start, end, type): text[start:end] is an entity of that type, end not included.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +24,15 @@ from course_utils.bert import (
     save_folder,
 )
 from course_utils.encoder import initialize
-from course_utils.finetuning import Features, TaskOutput, load_tokenizer, predict
+from course_utils.finetuning import (
+    Features,
+    TaskOutput,
+    load_tokenizer,
+    on_encoder,
+    predict,
+    read_labels,
+    save_labels,
+)
 from course_utils.pretraining import IGNORE
 
 Span = tuple[int, int, str]
@@ -236,19 +243,13 @@ class BertForTokenClassification(nn.Module):
         cls, folder_or_hub_name: Path | str, labels: Sequence[str], seed: int = 0
     ) -> "BertForTokenClassification":
         """A pretrained encoder under a new head, the head drawn from `seed`."""
-        folder = find_folder(folder_or_hub_name)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            model = cls(BertConfig.from_folder(folder), labels)
-        load_tensors(model.bert, read_tensors(folder))
-        return model.eval()
+        return on_encoder(lambda config: cls(config, labels), folder_or_hub_name, seed)
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_name: Path | str) -> "BertForTokenClassification":
         """A fine-tuned model, head and tags (`id2label` of config.json) included."""
         folder = find_folder(folder_or_hub_name)
-        names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("id2label", {})
-        model = cls(BertConfig.from_folder(folder), [names[i] for i in sorted(names, key=int)])
+        model = cls(BertConfig.from_folder(folder), read_labels(folder))
         load_tensors(model, read_tensors(folder))
         return model.eval()
 
@@ -257,15 +258,6 @@ class BertForTokenClassification(nn.Module):
         loads the folder, and `from_pretrained` here."""
         save_folder(self, self.config, folder, self.architecture)
         save_labels(folder, self.labels)
-
-
-def save_labels(folder: Path | str, labels: Sequence[str]) -> None:
-    """Add the labels' names to a folder's config.json, as id2label and label2id."""
-    path = Path(folder) / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["id2label"] = {str(i): name for i, name in enumerate(labels)}
-    config["label2id"] = {name: i for i, name in enumerate(labels)}
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 # --- Decoding -------------------------------------------------------------------------------------
