@@ -323,6 +323,8 @@ def write_kernels(python: str, jupyter: Path, threads: int, gpu: bool) -> None:
     everywhere = {
         "OMP_NUM_THREADS": str(threads),  # more only slow the small matrices of the lessons down
         "MKL_NUM_THREADS": str(threads),
+        # a thread that waits sleeps: spinning, two threads beside other work are slower than one
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONHASHSEED": "0",  # sets of strings in the same order in every run
         "TOKENIZERS_PARALLELISM": "false",  # no warning when a tokenizer meets a fork
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning of the debugger in the terminal

@@ -52,7 +52,7 @@ class BertForIntentAndSlots(nn.Module):
     slot_share  the slots' part in the loss, the intent's is the rest
 
     Source: Chen, Zhuo and Wang 2019, "BERT for Joint Intent Classification and Slot Filling",
-    section 3.2; they add the two losses, which is a share of 0.5. Tags learn more slowly than
+    section 3.2; they sum the slots' loss over the tokens. Tags learn more slowly than
     intents, hence more here.
     """
 

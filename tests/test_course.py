@@ -232,6 +232,7 @@ def test_kernels_carry_their_device_and_threads(tmp_path):
     assert (cpu["display_name"], gpu["display_name"]) == ("Course (CPU)", "Course (GPU)")
     assert (cpu["env"]["COURSE_DEVICE"], gpu["env"]["COURSE_DEVICE"]) == ("cpu", "cuda")
     assert cpu["env"]["OMP_NUM_THREADS"] == cpu["env"]["MKL_NUM_THREADS"] == "2"
+    assert cpu["env"]["OMP_WAIT_POLICY"] == "PASSIVE"
     assert gpu["env"]["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert cpu["argv"][0] == gpu["argv"][0] == "/env/python"
 

@@ -879,9 +879,11 @@ kept; entity F1 by Viterbi with the logarithms times a weight (one seed each):
 | 0.5 | 0.964 | 0.945 | 0.149 | 0.159 |
 | 1 | 0.952 | 0.943 | 0.014 | 0.010 |
 
-1. **The rules are the larger part**: 1 to 3 points, before anything is counted.
-2. **A little of the counts helps both.** Validation, 350 texts, can not tell 0.1 from 0.5 for the
-   strong tagger; whoever picks 0.5 because of its test figure has fitted the test.
+1. **The rules come first**: 1 to 3 points in these two taggers, before anything is counted.
+2. **A little of the counts helps the strong one**: 0.933 becomes 0.936 to 0.945. Validation, 350
+   texts, can not tell 0.1 from 0.5; whoever picks 0.5 because of its test figure has fitted the
+   test. For the weak one validation picks 0.25, and test *loses* a point: so small a gain is
+   within the noise of one seed.
 3. **The whole logarithm ruins the weak tagger.** Its words are unsure, so the counts decide, and
    they say: after O comes O.
 4. **A conditional random field** learns such weights together with the tagger, so that nothing is
@@ -908,9 +910,9 @@ def _judge_accuracy(silent_accuracy, silent_f1, accuracy, f1):
     if silent_accuracy < 0.6 or silent_f1 > 0:
         return Verdict(True, "a tagger that finds nothing has a low accuracy too.")
     apart = (
-        "and of a trained tagger the accuracy is the higher figure as well"
+        "and the trained tagger misses or breaks a larger share of entities than of words"
         if accuracy > f1
-        else "while a trained tagger's F1 is not below its accuracy"
+        else "though the trained tagger's F1 is not below its accuracy"
     )
     return Verdict(
         False,
@@ -933,24 +935,39 @@ def _judge_rules(illegal_strong, gain_strong, illegal_weak, gain_weak):
     )
 
 
-def _judge_on_their_own(crossed, differs):
-    """shares of the questions where the best start stands behind the best end, or too far before
-    it; and where the two alone give another span than the best pair"""
-    if differs == 0:
-        return Verdict(True, "the best start and the best end make the best pair every time.")
-    share = "at some questions" if crossed > 0 else "at no question here"
+def _judge_on_their_own(behind, too_far):
+    """shares of the questions where the best end stands before the best start, and where it stands
+    too far behind it. Elsewhere the two make a legal span, and then it is the best pair."""
+    if behind == too_far == 0:
+        return Verdict(True, "the best start and the best end make a span every time.")
+    what = [
+        words
+        for words, share in (
+            ("the best end stands before the best start", behind),
+            ("the two are further apart than an answer may be long", too_far),
+        )
+        if share > 0
+    ]
     return Verdict(
         False,
-        f"{share} the best end stands before the best start, so there is no answer to cut out; "
-        "the best pair is looked for among the pairs.",
+        f"at some questions {', at others '.join(what)}; there is no answer to cut out then. The "
+        "best pair is looked for among the legal pairs.",
     )
 
 
 def _judge_two_in_one(slots_alone, slots_joint, intents_alone, intents_joint):
-    """means over seeds: entity F1 and intent accuracy in scope, of two models and of one"""
-    lost = max(slots_alone - slots_joint, intents_alone - intents_joint)
-    if lost > 0.015:
-        return Verdict(True, "the joint model is more than a point and a half behind in one task.")
+    """entity F1 and intent accuracy in scope, of two models and of one"""
+    lost = {"slots": slots_alone - slots_joint, "intents": intents_alone - intents_joint}
+    pays = [name for name, points in lost.items() if points > 0.015]
+    if len(pays) == 2:
+        return Verdict(True, "the joint model is more than a point and a half behind in both.")
+    if pays:
+        (free,) = lost.keys() - pays
+        return Verdict(
+            False,
+            f"one of the two pays: the {pays[0]} lose more than a point and a half, the {free} do "
+            "not. Who pays depends on the weights of the losses.",
+        )
     return Verdict(
         False,
         "one encoder under two heads stays within a point and a half of two encoders, in both "
@@ -961,7 +978,7 @@ def _judge_two_in_one(slots_alone, slots_joint, intents_alone, intents_joint):
 CLAIMS = [
     Claim(
         id="tokens/accuracy",
-        statement="95 % of the words have the right tag, so the tagger is good.",
+        statement="Nearly all words have the right tag, so nearly all entities are found.",
         source="goes round",
         judge=_judge_accuracy,
         holds=dict(silent_accuracy=0.3, silent_f1=0.0, accuracy=0.95, f1=0.9),
@@ -981,15 +998,15 @@ CLAIMS = [
         statement="Take the likeliest start and the likeliest end: that is the answer.",
         source="tutorials",
         judge=_judge_on_their_own,
-        holds=dict(crossed=0.0, differs=0.0),
-        fails=dict(crossed=0.02, differs=0.03),
+        holds=dict(behind=0.0, too_far=0.0),
+        fails=dict(behind=0.1, too_far=0.03),
     ),
     Claim(
         id="tokens/two-in-one",
         statement="A model that does two tasks at once does each of them worse.",
         source="goes round",
         judge=_judge_two_in_one,
-        holds=dict(slots_alone=0.92, slots_joint=0.88, intents_alone=0.95, intents_joint=0.95),
-        fails=dict(slots_alone=0.92, slots_joint=0.915, intents_alone=0.95, intents_joint=0.95),
+        holds=dict(slots_alone=0.92, slots_joint=0.88, intents_alone=0.95, intents_joint=0.91),
+        fails=dict(slots_alone=0.92, slots_joint=0.915, intents_alone=0.95, intents_joint=0.91),
     ),
 ]
