@@ -160,14 +160,17 @@ class TrimmedExamples(FewExamples):
         rows = encode(self.tokenizer, texts, max_length=64)
         self.used = sorted({0, *(i for row in rows for i in row["input_ids"])})  # 0 = [PAD]
         self.place = {old: new for new, old in enumerate(self.used)}
-        self.unknown = self.place.get(self.tokenizer.token_to_id("[UNK]"), 0)
 
     def encode(self, found: Texts, max_length: int = 64) -> list[Features]:
-        """Examples in the pieces of the cut table; a piece that it lacks becomes [UNK]."""
-        return [
-            row | {"input_ids": [self.place.get(i, self.unknown) for i in row["input_ids"]]}
-            for row in super().encode(found, max_length)
-        ]
+        """Examples in the pieces of the cut table. ValueError for a piece that it lacks: texts with
+        typos or other new words need the whole table of `FewExamples`."""
+        rows = super().encode(found, max_length)
+        for row in rows:
+            lacking = [i for i in row["input_ids"] if i not in self.place]
+            if lacking:
+                pieces = ", ".join(map(self.tokenizer.id_to_token, lacking))
+                raise ValueError(f"the cut table has no row for: {pieces}.")
+        return [row | {"input_ids": [self.place[i] for i in row["input_ids"]]} for row in rows]
 
     def model(self, seed: int = 0) -> BertForSequenceClassification:
         """MiniLM, its table cut, under a new head for the ten intents."""
@@ -371,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names, seeds = options.only or SWEEPS[options.sweep], options.seeds
     rows = [] if options.anew or options.dry_run else stored_rows(options.sweep)
     done = {(row["setting"], row["seed"]) for row in rows}
-    task = TrimmedExamples()
+    task = FewExamples() if "typos" in MEASURES[options.sweep] else TrimmedExamples()
     more = {"recipe": dataclasses.asdict(BASE), "before": task.kept(task.model().bert)}
     for seed in seeds:  # a stopped command leaves whole seeds, and goes on there
         for name in names:

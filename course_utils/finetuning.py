@@ -317,9 +317,9 @@ def parameter_groups(
 ) -> list[dict]:
     """Groups for `torch.optim.AdamW`: by depth, and apart what gets no weight decay.
 
-    A parameter of layer i of L (0 = embeddings, L = the head and the pooler) gets the rate
-    learning_rate · layer_decay^(L − i); with layer_decay 1 there are two groups only. Biases and
-    LayerNorm's parameters are not decayed. Frozen parameters are in no group.
+    A parameter of layer i of L (0 = embeddings, L + 1 = the head and the pooler) gets the rate
+    learning_rate · layer_decay^(L + 1 − i); with layer_decay 1 there are two groups only. Biases
+    and LayerNorm's parameters are not decayed. Frozen parameters are in no group.
     Source: Howard and Ruder 2018 (ULMFiT), section 3.2, "discriminative fine-tuning".
     """
     layers = len(model.bert.encoder.layers)

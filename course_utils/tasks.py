@@ -387,7 +387,7 @@ TASKS = {
         lambda: data.load_wnut17(), wnut_tags, wnut_words, FineTuning(epochs=4, learning_rate=2e-4)
     ),
     "xquad": answer_task(
-        lambda: data.load_xquad(), FineTuning(epochs=3, learning_rate=1e-4),
+        lambda: data.load_xquad(), FineTuning(epochs=6, batch_size=16, learning_rate=3e-4),
         max_length=256, stride=64,
     ),
 }  # fmt: skip

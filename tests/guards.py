@@ -403,6 +403,16 @@ def small_figures(lesson: Lesson) -> list[str]:
     return problems
 
 
+def shows_no_axes_text(lesson: Lesson) -> list[str]:
+    """A cell that ends with `ax.set(…)` shows what that returns, above its figure."""
+    return [
+        f"{where(cell)} shows what ax.set(…) returns; let another call be the last"
+        for cell in lesson.code
+        for output in outputs(cell)
+        if re.search(r"\bText\(\S+, \S+, '", output.get("data", {}).get("text/plain", ""))
+    ]
+
+
 def figures_have_alt(lesson: Lesson) -> list[str]:
     return [
         f"{where(cell)} draws a figure and has no course.alt that tells it (with its numbers)"
@@ -843,6 +853,7 @@ GUARDS: list[Callable[[Lesson], list[str]]] = [
     short_cells,
     short_paragraphs,
     small_figures,
+    shows_no_axes_text,
     figures_have_alt,
     named_cells,
     has_slides,

@@ -200,6 +200,8 @@ ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
 RED = new_output("stream", name="stderr", text="UserWarning")
 PICTURE = {"data": {"image/png": png(2000, 300)}, "output_type": "display_data", "metadata": {}}
 
+AXES_TEXT = new_output("execute_result", data={"text/plain": "[Text(0.0, 1.0, 'Title')]"})
+
 # guard, what is broken, part of what the guard says
 BROKEN = [
     ("runs_in_order", lambda s: cell(s, "spread").update(execution_count=None), "has not run"),
@@ -230,6 +232,7 @@ BROKEN = [
     ("short_paragraphs", add_prose("- one\n- " + PARAGRAPH), "words"),
     ("short_paragraphs", add_prose("One.\n\nTwo.\n\nThree."), "more than 2 paragraphs"),
     ("small_figures", output("spread", nbformat.from_dict(PICTURE)), "(2000, 300)"),
+    ("shows_no_axes_text", output("spread", AXES_TEXT), "ax.set(…)"),
     ("figures_have_alt", tag("second", alt="a plot"), "no course.alt"),
     ("named_cells", lambda s: cell(s, "spread").metadata.pop("name"), "no name"),
     ("named_cells", lambda s: cell(s, "second").metadata.update(name="spread"), "two cells"),

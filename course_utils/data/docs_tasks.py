@@ -25,7 +25,7 @@ from course_utils.data.cache import cached, sha256
 
 SPLITS = ("train", "validation", "test")
 PAIRS = {"train": 8000, "validation": 400, "test": 800}
-QUESTIONS = {"train": 2600, "validation": 240, "test": 600}
+QUESTIONS = {"train": 2300, "validation": 240, "test": 600}
 
 MAX_FUNCTION, MAX_SUMMARY, MAX_CONTEXT = 18, 26, 50  # word pieces, as `count_pieces` counts them
 NEAR_TWIN = 0.8  # Jaccard similarity of two texts' sets of words, from which they count as twins
@@ -71,7 +71,7 @@ def load_docs_questions(progress: bool = True) -> DatasetDict:
     kind      "default", "type", "meaning", "unanswerable"
     module    str, where the docstring is; no module occurs in two splits
 
-    2,600 / 240 / 600 questions with the course's packages, a fifth of them unanswerable. Three in
+    2,300 / 240 / 600 questions with the course's packages, a fifth of them unanswerable. Three in
     four of the test's (and validation's) wordings never occur in training. Cache and errors as in
     `load_docs_pairs`.
     """

@@ -192,7 +192,8 @@ def collate_stub(features, pad_id=0):
 
     Lists become (batch, tokens), as long as the longest input_ids of this batch, filled up at their
     end: input_ids with pad_id, labels with -100, all others with 0. Single ints become (batch,).
-    attention_mask (batch, tokens), ints: 1 where the text has a token. ValueError for no features.
+    attention_mask (batch, tokens), ints: 1 where the text has a token, also one whose id happens to
+    be pad_id. ValueError for no features.
     """
     raise NotImplementedError("your turn")
 
@@ -498,10 +499,10 @@ CALIBRATION_ERROR = Exercise(
 def threshold_stub(logits, labels, oos, max_loss=0.01):
     """logits (queries, labels), labels (queries,) of validation, oos a label → threshold, a float
 
-    The largest threshold at which decide(logits, oos, threshold) gives up at most the share
-    max_loss of the in-scope queries that it has right at threshold 0; queries out of scope do not
-    count. 1.0 where all of them may be given up. ValueError where no query is in scope, or max_loss
-    is not in [0, 1).
+    decide answers where the largest in-scope probability is at least the threshold; at 0 always.
+    Wanted is the largest threshold that loses at most max_loss * (number of in-scope queries) of
+    the in-scope queries that are right at threshold 0; queries out of scope do not count. 1.0 where
+    all of them may be lost. ValueError where no query is in scope, or max_loss is not in [0, 1).
     """
     raise NotImplementedError("your turn")
 
@@ -952,10 +953,11 @@ a harmless intent: 8, as the customer writes again and then a person answers aft
 answer about a stolen card: 200. A right answer: 0.
 
 1. **With costs a rule follows.** Answer where p · 0 + (1 − p) · wrong < 4, so where
-   p > 1 − 4 / wrong: 0.5 for the harmless, 0.98 for the stolen card. One threshold an intent, from
-   its cost alone, if p means what it says. So calibrate first: fit T on validation, check the
-   reliability diagram on test.
-2. **Out of scope** has no p. It is a wrong answer like another, with the share that life has. With
+   p > 1 − 4 / wrong, if all mistakes cost the same: 0.5 for the harmless. They do not, and what a
+   mistake costs hangs on what was *meant*: a stolen card that is read as a lost one is dear. So
+   weigh every possibility: answer a where Σ_j p_j · cost(a, j) < 4. That needs p to mean what it
+   says: fit T on validation, check the reliability diagram on test.
+2. **Out of scope** is one of the j, and p knows it from the training mix only. With
    10 % out of scope instead of the test's share, weigh each of those queries down accordingly and
    draw the cost against the threshold again. If the best threshold hardly moves, take it; if it
    does, take the one that is least bad over the likely shares.
@@ -985,8 +987,9 @@ def _judge_glue(base, large, before):
         return Verdict(True, "these are the averages of the paper's table 1.")
     return Verdict(
         False,
-        "the rows of the paper's table 1 average to 79.6 for base, 82.1 for large and 74.0 before. "
-        "Count the columns yourself before you repeat an average.",
+        "the rows of the paper's table 1 average to 79.6 for base, 82.1 for large and 74.0 for the "
+        "best before GPT. 80.4 and 68.9 are GLUE's official score, which counts MNLI once and adds "
+        "WNLI: two averages of one benchmark, never to be mixed.",
     )
 
 
@@ -1021,14 +1024,16 @@ def _judge_balanced(argmax, threshold):
 
 
 def _judge_confidence(inside, outside):
-    """calibration errors on queries in scope and out of scope, softmax over the intents alone"""
+    """calibration errors in scope and out of scope, softmax over the intents alone; out of scope
+    no answer can be right, so the error there is the mean confidence"""
     if inside < 0.1 and outside < 0.1:
         return Verdict(True, "on both kinds of queries confidence and accuracy agree.")
     like = "nearly so" if inside < 0.1 else "not so"
+    sure = "the model is sure of itself too" if outside > 0.5 else "it claims more than it can hold"
     return Verdict(
         False,
-        f"on queries like those of training it is {like}; on queries out of scope the model is "
-        "sure of itself too, and never right. Confidence is worth what it was measured on.",
+        f"on queries like those of training it is {like}; on queries out of scope {sure}, where "
+        "no intent can be right. Confidence is worth what it was measured on.",
     )
 
 

@@ -213,7 +213,7 @@ def truncate_stub(pieces, room, strategy="head", head_share=0.25):
 
     strategy: "head" keeps the first, "tail" the last, "head+tail" round(head_share * room) from the
     beginning and the rest of the room from the end. A text that fits is kept whole. ValueError for
-    any other strategy.
+    any other strategy, also where the text fits.
     """
     raise NotImplementedError("your turn")
 
@@ -333,7 +333,7 @@ def fgm_backward_stub(model, batch, epsilon=0.5):
     """→ the plain loss, detached, (); adds two gradients to the parameters
 
     1. model(**batch).loss, and its gradient. 2. The table model.bert.embeddings.token.weight is
-    pushed by epsilon * g / ‖g‖, g being the table's own gradient (no push where g is all zeros).
+    pushed by epsilon * g / ‖g‖, g being the whole table's gradient (no push if all of it is zero).
     3. The loss there, and its gradient too. 4. The table gets its old numbers back, bit for bit.
     """
     raise NotImplementedError("your turn")
@@ -714,11 +714,11 @@ ADAPTER = Exercise(
 
 
 class LoRALinearStub(nn.Module):
-    """y = linear(x) + (alpha / rank) * x Aᵀ Bᵀ; linear is an nn.Linear, kept and frozen
+    """y = linear(x) + (alpha / rank) * x Aᵀ Bᵀ; linear is an nn.Linear, kept as self.linear, frozen
 
     self.A (rank, in_features), any random start; self.B (out_features, rank), zeros; both are
-    nn.Parameter. x (…, in_features) → (…, out_features). merged() → one nn.Linear that gives the
-    same numbers.
+    nn.Parameter. x (…, in_features) → (…, out_features). merged() → a new nn.Linear that gives the
+    same numbers; this layer stays as it is.
     """
 
     def __init__(self, linear, rank, alpha=16.0):
@@ -919,7 +919,7 @@ BUDGET = OpenExercise(
     answer="""Look for what the base recipe lacks, not for what is new. With 100 examples the two
 risks are *too few steps* and *forgetting*. So first spend the budget: 100 steps at batch 16 are
 14 epochs; the base recipe stops after 56. Then protect the lower layers while the upper ones move:
-layer decay 0.8 with a peak of 5e-4.
+layer decay 0.8 with a peak of 5e-4. That is two changes at once, so "longer" alone runs as well.
 
 ```python
 task = sweeps.TrimmedExamples()
@@ -935,11 +935,13 @@ for seed in range(3):
         model = task.model(seed)
         fine_tune(model, task.encode(task.train), replace(recipe, seed=seed))
         scores[name].append(task.accuracy(model, held_out))
-differences = [b - a for a, b in zip(scores["base"], scores["longer, layered"])]
+differences = {name: [b - a for a, b in zip(scores["base"], scores[name])] for name in scores}
 ```
 
-Judge by `differences`: their mean against their own spread divided by √3. If it is less than twice
-that, the honest answer is "three seeds do not show it", and the cheaper recipe wins.""",
+Judge by `differences`: their mean against their own spread divided by √3. With three seeds the mean
+has to be four times that (t with two degrees of freedom), with five not quite three times. If it is
+less, the honest answer is "these seeds do not show it", and the cheaper recipe wins. Only then ask
+the test, once, with the recipe that won.""",
 )
 
 EXERCISES = [LAYER_GROUPS, TRUNCATE, FGM, UNCERTAINTY, ADAPTER, LORA, BUDGET]
@@ -962,13 +964,22 @@ def _judge_weight_decay(sgd_gap, adam_large, adam_small):
     )
 
 
+def _about(share):
+    """A share in words that do not change with the machine's rounding"""
+    steps = ((0.15, "about one in ten"), (0.35, "about a quarter"), (0.65, "about half"))
+    for limit, words in steps:
+        if share < limit:
+            return words
+    return "most"
+
+
 def _judge_subtract(changed):
     if changed == 0:
         return Verdict(True, "every weight came back bit for bit.")
     return Verdict(
         False,
-        "adding and subtracting each round once, and many weights come back as another number. "
-        "Copying the old ones back is exact.",
+        f"adding and subtracting each round once, and {_about(changed)} of the pushed weights come "
+        "back as another number. Copying the old ones back is exact.",
     )
 
 
@@ -978,7 +989,7 @@ def _judge_padding(largest_gap):
     return Verdict(
         False,
         "with the attention mask the logits are the same within rounding, however far a text is "
-        "padded: padding costs time and nothing else.",
+        "padded: padding costs time and memory, not the answer.",
     )
 
 
@@ -989,8 +1000,8 @@ def _judge_one_run(wrong_order):
         return Verdict(True, "single runs put the recipes in the order of their means.")
     return Verdict(
         False,
-        "of the pairs of single runs many put two recipes in the order opposite to that of their "
-        "means. Compare means over seeds, and say how wide they spread.",
+        f"of the pairs of single runs {_about(wrong_order)} put two recipes in the order opposite "
+        "to that of their means. Compare means over seeds, and say how wide they spread.",
     )
 
 
