@@ -262,7 +262,7 @@ def viterbi_stub(scores, first, following):
 
     scores (words, tags): what each word says for each tag. first (tags,): added for the first
     word's tag. following (tags, tags): following[i, j] is added for tag j right behind tag i; -inf
-    forbids it. [] for a text without words.
+    forbids it. Of equal sums any path will do. [] for a text without words.
     """
     raise NotImplementedError("your turn")
 
@@ -399,7 +399,7 @@ def best_span_stub(start_logits, end_logits, allowed, max_length=30):
 
     start_logits, end_logits (pieces,); allowed (pieces,), bool, True = a piece of the context. Both
     pieces are allowed, first <= last, and the span has at most max_length pieces. score: the sum,
-    as float. ValueError where no piece is allowed.
+    as float; of equal sums any pair. ValueError where no piece is allowed.
     """
     raise NotImplementedError("your turn")
 
