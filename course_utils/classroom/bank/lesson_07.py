@@ -1033,7 +1033,7 @@ CLAIMS = [
     Claim(
         id="tuning/subtract",
         statement="Subtract the push again, and the weights are restored.",
-        source="most FGM code that goes round, the other way about",
+        source="a common short-cut",
         judge=_judge_subtract,
         holds=dict(changed=0.0),
         fails=dict(changed=0.3),
