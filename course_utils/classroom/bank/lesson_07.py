@@ -274,6 +274,7 @@ TRUNCATE = Exercise(
         Case("20 pieces into 8, head", _tr_case(20, 8)),
         Case("20 pieces into 8, tail", _tr_case(20, 8, "tail")),
         Case("20 pieces into 8, head and tail", _tr_case(20, 8, "head+tail")),
+        Case("20 pieces into 7, two of them from the head", _tr_case(20, 7, "head+tail")),
         Case("half from each end", _tr_case(21, 6, "head+tail", head_share=0.5)),
         Case("everything from the head", _tr_case(20, 8, "head+tail", head_share=1.0)),
         Case("a text that fits", _tr_case(5, 8, "head+tail")),
@@ -293,6 +294,12 @@ TRUNCATE = Exercise(
                 _tr(pieces, room) if strategy in truncation.STRATEGIES else _tr([], 1, "none")
             ),
             "You always keep the beginning. Look at strategy.",
+        ),
+        Mistake(
+            lambda pieces, room, strategy="head", head_share=0.25: _tr(
+                pieces, room, strategy, int(head_share * room) / max(room, 1)
+            ),
+            "You round down. A quarter of 7 is 1.75, so two pieces come from the beginning: round.",
         ),
         Mistake(
             _tr_wrong(share=lambda head_share: 0.5),
