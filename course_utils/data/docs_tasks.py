@@ -214,7 +214,7 @@ def _without_twins(rows: list, words: Callable, split: Callable) -> list:
 # --- Pairs ----------------------------------------------------------------------------------------
 
 MIN_SUMMARY_WORDS, MAX_SUMMARY_WORDS = 4, 20
-PER_MODULE, HARD = 16, 30  # functions of a module; of 100 negatives those of the same module
+PER_MODULE, HARD = 16, 40  # functions of a module; of 100 negatives those of the same module
 MAX_OVERLAP = 0.4  # with a function's own summary
 _NOT_A_SUMMARY = re.compile(
     r"(?i)(same as|see |alias|deprecated|equivalent|please|internal|helper|wrapper|thin wrapper|"
