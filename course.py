@@ -333,6 +333,7 @@ def write_kernels(python: str, jupyter: Path, threads: int, gpu: bool) -> None:
         "TOKENIZERS_PARALLELISM": "false",  # no warning when a tokenizer meets a fork
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning of the debugger in the terminal
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers shows one for every file that it saves
     }
     # cuBLAS gives the same sums in every run only with a fixed workspace
     gpu_only = {"COURSE_DEVICE": "cuda", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
