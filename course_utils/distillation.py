@@ -42,7 +42,7 @@ def soften(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """−Σ p · log p in nats: 0 of a one-hot row, log(labels) of an even one. (..., labels) → (...)"""
+    """−Σ p log p in nats: 0 of a one-hot row, log(labels) of an even one; (..., labels) → (...)"""
     return torch.special.entr(probabilities).sum(-1)
 
 
@@ -131,6 +131,62 @@ def relation_loss(student_vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
     return F.mse_loss(student[pairs], teacher[pairs])  # the diagonal is 1 for both
 
 
+def hidden_loss(
+    student_states: Tensor,
+    teacher_states: Tensor,
+    projection: nn.Module | None,
+    attention_mask: Tensor,
+) -> Tensor:
+    """Mean squared difference of hidden states over the real tokens: ().
+
+    student_states  (batch, tokens, d_s)
+    teacher_states  (batch, tokens, d_t)
+    projection      d_s → d_t, learned with the student and thrown away after it; None where the
+                    widths are equal
+    attention_mask  (batch, tokens), 1 = a token, 0 = padding: nobody reads what stands there
+
+    Raises ValueError for widths and shapes that do not fit.
+    Source: Romero et al. 2015, "FitNets", section 2.2; for BERT Jiao et al. 2020, "TinyBERT",
+    equation 8.
+    """
+    if projection is not None:
+        student_states = projection(student_states)  # (batch, tokens, d_t)
+    if student_states.shape != teacher_states.shape:
+        raise ValueError(
+            f"student states {tuple(student_states.shape)} and teacher states "
+            f"{tuple(teacher_states.shape)} differ: a projection must map the student's width to "
+            "the teacher's."
+        )
+    check_mask_of(student_states, attention_mask)
+    real = attention_mask.bool()  # (batch, tokens)
+    return F.mse_loss(student_states[real], teacher_states.detach()[real])
+
+
+def attention_map_loss(
+    student_weights: Tensor, teacher_weights: Tensor, attention_mask: Tensor
+) -> Tensor:
+    """KL(teacher ‖ student) of each query's attention, mean over heads and real queries: ().
+
+    student_weights, teacher_weights  (batch, heads, queries, keys), after softmax
+    attention_mask                    (batch, tokens), 1 = a token, 0 = padding
+
+    Raises ValueError for another number of heads and shapes that do not fit.
+    Source: Wang et al. 2020, "MiniLM", section 3.1 (there of the last layer only).
+    """
+    if student_weights.shape != teacher_weights.shape:
+        raise ValueError(
+            f"attention {tuple(student_weights.shape)} and {tuple(teacher_weights.shape)} differ: "
+            "maps are copied head by head, so both need the same number of heads."
+        )
+    check_mask_of(student_weights.transpose(1, 2), attention_mask)
+    tiny = torch.finfo(student_weights.dtype).tiny
+    student = student_weights.clamp(min=tiny).log()  # a padded key has weight 0 on both sides
+    teacher = teacher_weights.detach()
+    divergence = torch.xlogy(teacher, teacher) - teacher * student  # (batch, heads, queries, keys)
+    per_query = divergence.sum(-1).transpose(1, 2)  # (batch, queries, heads)
+    return per_query[attention_mask.bool()].mean()
+
+
 def check_temperature(temperature: float) -> None:
     """Raise ValueError unless the temperature is a positive, finite number."""
     if not (math.isfinite(temperature) and temperature > 0):
@@ -144,6 +200,15 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
             f"student logits {tuple(student_logits.shape)} and teacher logits "
             f"{tuple(teacher_logits.shape)} must both be (examples, labels): teacher and student "
             "need the same labels in the same order."
+        )
+
+
+def check_mask_of(states: Tensor, attention_mask: Tensor) -> None:
+    """Raise ValueError unless the mask is (batch, tokens) as the states' first two axes are."""
+    if attention_mask.shape != states.shape[:2]:
+        raise ValueError(
+            f"attention_mask is {tuple(attention_mask.shape)}; it must be (batch, tokens), here "
+            f"{tuple(states.shape[:2])}."
         )
 
 
@@ -239,6 +304,84 @@ class DistillationStep:
         loss = distillation_loss(
             student_logits, teacher_logits, labels, self.temperature, self.soft_weight
         )
+        loss.backward()
+        return loss.detach()
+
+
+class Copier(nn.Module):
+    """A student, and beside it what is needed to learn from the teacher's inside.
+
+    student        its encoder is `bert`; what is saved is `copier.student` alone
+    teacher_width  hidden size of the teacher: where it is not the student's, `projection` maps the
+                   one to the other, one matrix for all layers, drawn from `seed`
+    """
+
+    def __init__(self, student: nn.Module, teacher_width: int, seed: int = 0) -> None:
+        super().__init__()
+        self.student = student
+        width = student.bert.config.hidden_size
+        self.projection = None
+        if width != teacher_width:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                self.projection = nn.Linear(width, teacher_width, bias=False)
+
+    @property
+    def bert(self) -> nn.Module:
+        """The student's encoder: what `fine_tune` freezes and groups by."""
+        return self.student.bert
+
+    def forward(self, **batch: Tensor) -> nn.Module:
+        return self.student(**batch)
+
+
+@dataclass
+class CopyStep:
+    """A step of `fine_tune` for a `Copier`: `distillation_loss`, and the parts named.
+
+    teacher  a classifier of more layers, read live
+    layers   the teacher's layer, counted from 1, for each of the student's
+    parts    of "hidden", "attention" and "relations" (of the pooled vectors)
+    weight   of each of the parts; the logits' loss has weight 1
+    """
+
+    teacher: nn.Module
+    layers: Sequence[int]
+    parts: Sequence[str] = ()
+    weight: float = 1.0
+    temperature: float = 2.0
+    soft_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        unknown = set(self.parts) - {"hidden", "attention", "relations"}
+        if unknown:
+            raise ValueError(f"there is no part {unknown.pop()!r}: hidden, attention, relations.")
+        self.teacher.eval()
+
+    def __call__(self, model: Copier, batch: Batch) -> Tensor:
+        """(copier, batch) → loss (), its gradients added to student and projection"""
+        inputs = {k: v for k, v in batch.items() if k not in (*ANSWERS, TEACHER)}
+        maps, mask = "attention" in self.parts, batch["attention_mask"]
+        with torch.no_grad():
+            theirs = self.teacher.bert(**inputs, need_weights=maps)
+            teacher_logits = self.teacher.classifier(theirs.pooler_output)  # (batch, labels)
+        student = model.student
+        ours = student.bert(**inputs, need_weights=maps)
+        logits = student.classifier(student.dropout(ours.pooler_output))  # (batch, labels)
+        loss = distillation_loss(
+            logits, teacher_logits, batch.get("labels"), self.temperature, self.soft_weight
+        )
+        for place, layer in enumerate(self.layers, start=1):
+            share = self.weight / len(self.layers)
+            if "hidden" in self.parts:
+                states = ours.hidden_states[place], theirs.hidden_states[layer]
+                loss = loss + share * hidden_loss(*states, model.projection, mask)
+            if maps:
+                weights = ours.attentions[place - 1], theirs.attentions[layer - 1]
+                loss = loss + share * attention_map_loss(*weights, mask)
+        if "relations" in self.parts:
+            vectors = ours.pooler_output, theirs.pooler_output
+            loss = loss + self.weight * relation_loss(*vectors)
         loss.backward()
         return loss.detach()
 
