@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_utils.attention import MultiHeadAttention
 from course_utils.finetuning import ANSWERS, Batch, Features, collate, predict
 from course_utils.similarity import cosine_similarity
 
@@ -249,6 +250,18 @@ def keep_layers(model: Model, layers: Sequence[int]) -> Model:
     config = dataclasses.replace(model.bert.config, num_hidden_layers=len(layers))
     student.bert.config = student.config = config
     return student.requires_grad_(True).eval()
+
+
+def set_dropout(model: Model, probability: float) -> Model:
+    """Set every dropout of a model, in place: of hidden states and of attention weights."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif isinstance(module, MultiHeadAttention):
+            module.dropout = probability
+    both = {"hidden_dropout_prob": probability, "attention_probs_dropout_prob": probability}
+    model.bert.config = model.config = dataclasses.replace(model.config, **both)
+    return model
 
 
 # --- Training it ----------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from course_utils.distillation import (
     DistillationStep,
     collate_soft,
     keep_layers,
+    set_dropout,
     with_teacher,
 )
 from course_utils.finetuning import (
@@ -46,8 +47,8 @@ LAYERS = (2, 4, 6)
 SMALL = dict(  # a student that shares no weight with its teacher
     hidden_size=192, num_hidden_layers=3, num_attention_heads=12, intermediate_size=768
 )
-RECIPES = {  # the embeddings are trained where they are new only
-    "3 layers": FineTuning(epochs=16, learning_rate=5e-4, frozen_layers=None),
+RECIPES = {  # frozen_layers=None: the teacher's embeddings stay, new ones are trained
+    "3 layers": FineTuning(epochs=8, learning_rate=6e-4, frozen_layers=None),
     "small": FineTuning(epochs=24, learning_rate=1e-3, frozen_layers=None),
 }
 TEMPERATURE, SOFT_WEIGHT = 4.0, 0.9
@@ -61,6 +62,8 @@ class Setting:
     soft_weight  0 = labels alone, 1 = the teacher alone
     layers       the teacher's that are kept, or copied from
     parts        of `CopyStep`
+    dropout      soft targets keep a student from learning the labels by heart, labels alone do not:
+                 so both are tried
     """
 
     student: str = "3 layers"
@@ -68,9 +71,16 @@ class Setting:
     temperature: float = TEMPERATURE
     layers: tuple[int, ...] = LAYERS
     parts: tuple[str, ...] = ()
+    dropout: float = 0.0
 
 
-WITH = {"labels": 0.0, "labels and teacher": SOFT_WEIGHT, "teacher alone": 1.0}
+WITH = {
+    "labels": dict(soft_weight=0.0),
+    "labels, dropout 0.1": dict(soft_weight=0.0, dropout=0.1),
+    "labels and logits": dict(),
+    "logits alone": dict(soft_weight=1.0),
+    "logits and hidden states": dict(parts=("hidden",)),
+}
 PARTS = {
     "logits": (),
     "+ hidden states": ("hidden",),
@@ -81,9 +91,9 @@ PARTS = {
 KEPT = ((1, 2, 3), (4, 5, 6), (1, 3, 5), (2, 4, 6), (1, 3, 6))
 SWEEPS = {
     "students": {
-        f"{student}, {how}": Setting(student, weight)
+        f"{student}: {how}": Setting(student, **more)
         for student in RECIPES
-        for how, weight in WITH.items()
+        for how, more in WITH.items()
     },
     "layers": {" ".join(map(str, kept)): Setting(layers=kept) for kept in KEPT},
     "copies": {name: Setting("small", parts=parts) for name, parts in PARTS.items()},
@@ -112,17 +122,24 @@ class Teaching:
         """The training texts with the teacher's logits."""
         return with_teacher(self.teacher, self.features["train"])
 
-    def student(self, kind: str = "3 layers", layers: Sequence[int] = LAYERS, seed: int = 0):
+    def student(
+        self,
+        kind: str = "3 layers",
+        layers: Sequence[int] = LAYERS,
+        seed: int = 0,
+        dropout: float = 0.0,
+    ) -> BertForSequenceClassification:
         """An untrained student. "3 layers" has the teacher's embeddings, which stay as they are,
         and its head; "small" is drawn from the seed."""
         if kind == "3 layers":
             student = keep_layers(self.teacher, layers)
             student.bert.embeddings.requires_grad_(False)
-            return student
+            return set_dropout(student, dropout)
         config = BertConfig(vocab_size=self.teacher.config.vocab_size, **SMALL)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return BertForSequenceClassification(config, self.teacher.labels)
+            student = BertForSequenceClassification(config, self.teacher.labels)
+        return set_dropout(student, dropout)
 
     def logits(self, model: nn.Module, split: str) -> Tensor:
         """(texts, labels)"""
@@ -152,7 +169,7 @@ def teach(
     progress: bool | str = False,
 ) -> nn.Module:
     """The student of a setting, trained. recipe  None: the one of its kind"""
-    student = teaching.student(setting.student, setting.layers, seed)
+    student = teaching.student(setting.student, setting.layers, seed, setting.dropout)
     recipe = replace(recipe or RECIPES[setting.student], seed=seed)
     step = DistillationStep(setting.temperature, setting.soft_weight)
     trained = student
@@ -162,9 +179,7 @@ def teach(
             teaching.teacher, setting.layers, setting.parts, 1.0, setting.temperature,
             setting.soft_weight,
         )  # fmt: skip
-    fine_tune(
-        trained, teaching.examples, recipe, collate_soft, backward=step, progress=progress
-    )
+    fine_tune(trained, teaching.examples, recipe, collate_soft, backward=step, progress=progress)
     return student
 
 
@@ -197,9 +212,7 @@ def gain(rows: Sequence[dict], a: str, b: str) -> tuple[float, float, float]:
 # --- Searching ------------------------------------------------------------------------------------
 
 
-def search(
-    objective: Callable[[float, float], float], trials: int = 20, seed: int = 0, names=None
-):
+def search(objective: Callable[[float, float], float], trials: int = 20, seed: int = 0, names=None):
     """An Optuna study that maximises objective(temperature, soft_weight).
 
     temperature from 1 to 20 on a logarithmic scale, soft_weight from 0 to 1
@@ -207,9 +220,7 @@ def search(
     import optuna  # needed here only
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed)
-    )
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 
     def of(trial):
         temperature = trial.suggest_float("temperature", 1.0, 20.0, log=True)

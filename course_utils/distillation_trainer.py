@@ -72,5 +72,3 @@ class DistillationTrainer(Trainer):
                 self.args.soft_weight,
             )  # fmt: skip
         return (loss, outputs) if return_outputs else loss
-
-

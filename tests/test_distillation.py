@@ -24,6 +24,7 @@ from course_utils.distillation import (
     hidden_loss,
     keep_layers,
     relation_loss,
+    set_dropout,
     soft_loss,
     soften,
     spread_layers,
@@ -415,3 +416,14 @@ def test_without_parts_a_copier_takes_the_step_of_distillation(teacher, features
 def test_a_part_that_is_not_there_is_refused(teacher):
     with pytest.raises(ValueError, match="no part 'gradients'"):
         CopyStep(teacher, (2, 4), ("gradients",))
+
+
+def test_dropout_is_set_everywhere_and_saved(teacher, features):
+    student = set_dropout(keep_layers(teacher, (2, 4)), 0.5).train()
+    batch = {k: v for k, v in collate(features[:4]).items() if k != "labels"}
+    assert not student(**batch).logits.equal(student(**batch).logits)
+    assert {m.p for m in student.modules() if isinstance(m, nn.Dropout)} == {0.5}
+    assert {layer.attention.dropout for layer in student.bert.encoder.layers} == {0.5}
+    assert student.config.hidden_dropout_prob == student.config.attention_probs_dropout_prob == 0.5
+    set_dropout(student, 0.0)
+    assert student(**batch).logits.equal(student(**batch).logits)
