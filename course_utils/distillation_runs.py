@@ -2,7 +2,7 @@
 
     python -m course_utils.distillation_runs students   # data/results/distillation_students.json
     python -m course_utils.distillation_runs layers     # which of the teacher's layers to keep
-    python -m course_utils.distillation_runs copies     # what to copy beside the logits
+    python -m course_utils.distillation_runs small      # another shape; what to copy beside logits
     python -m course_utils.distillation_runs search     # weight and temperature, by Optuna
 
 Student seed s learns from teacher seed s. Rows of one sweep differ in what they name and in nothing
@@ -43,13 +43,13 @@ from course_utils.finetuning import (
     predict,
 )
 
-LAYERS = (2, 4, 6)
-SMALL = dict(  # a student that shares no weight with its teacher
-    hidden_size=192, num_hidden_layers=3, num_attention_heads=12, intermediate_size=768
+LAYERS = {"3 layers": (2, 4, 6), "small": (3, 6)}  # kept of the teacher's, or copied from
+SMALL = dict(  # a student that shares no weight with its teacher; heads as many, for their maps
+    hidden_size=144, num_hidden_layers=2, num_attention_heads=12, intermediate_size=576
 )
 RECIPES = {  # frozen_layers=None: the teacher's embeddings stay, new ones are trained
     "3 layers": FineTuning(epochs=8, learning_rate=6e-4, frozen_layers=None),
-    "small": FineTuning(epochs=24, learning_rate=1e-3, frozen_layers=None),
+    "small": FineTuning(epochs=20, learning_rate=2e-3, frozen_layers=None),
 }
 TEMPERATURE, SOFT_WEIGHT = 4.0, 0.9
 
@@ -60,7 +60,7 @@ class Setting:
 
     student      "3 layers" of the teacher, or "small": another shape, from random weights
     soft_weight  0 = labels alone, 1 = the teacher alone
-    layers       the teacher's that are kept, or copied from
+    layers       the teacher's that are kept, or copied from; None = LAYERS of that student
     parts        of `CopyStep`
     dropout      soft targets keep a student from learning the labels by heart, labels alone do not:
                  so both are tried
@@ -69,34 +69,39 @@ class Setting:
     student: str = "3 layers"
     soft_weight: float = SOFT_WEIGHT
     temperature: float = TEMPERATURE
-    layers: tuple[int, ...] = LAYERS
+    layers: tuple[int, ...] | None = None
     parts: tuple[str, ...] = ()
     dropout: float = 0.0
 
 
-WITH = {
+LABELS = {
     "labels": dict(soft_weight=0.0),
     "labels, dropout 0.1": dict(soft_weight=0.0, dropout=0.1),
-    "labels and logits": dict(),
-    "logits alone": dict(soft_weight=1.0),
-    "logits and hidden states": dict(parts=("hidden",)),
 }
-PARTS = {
-    "logits": (),
-    "+ hidden states": ("hidden",),
-    "+ attention maps": ("attention",),
-    "+ relations": ("relations",),
-    "+ all three": ("hidden", "attention", "relations"),
-}
-KEPT = ((1, 2, 3), (4, 5, 6), (1, 3, 5), (2, 4, 6), (1, 3, 6))
+KEPT = ((1, 2, 3), (4, 5, 6), (1, 3, 5))
 SWEEPS = {
     "students": {
-        f"{student}: {how}": Setting(student, **more)
-        for student in RECIPES
-        for how, more in WITH.items()
+        name: Setting("3 layers", **more)
+        for name, more in {
+            **LABELS,
+            "labels and logits": {},
+            "logits alone": dict(soft_weight=1.0),
+            "+ hidden states": dict(parts=("hidden",)),
+        }.items()
     },
-    "layers": {" ".join(map(str, kept)): Setting(layers=kept) for kept in KEPT},
-    "copies": {name: Setting("small", parts=parts) for name, parts in PARTS.items()},
+    "layers": {" ".join(map(str, kept)): Setting("3 layers", layers=kept) for kept in KEPT},
+    "small": {
+        name: Setting("small", **more)
+        for name, more in {
+            **LABELS,
+            "labels and logits": {},
+            "logits alone": dict(soft_weight=1.0),
+            "+ hidden states": dict(parts=("hidden",)),
+            "+ attention maps": dict(parts=("attention",)),
+            "+ relations": dict(parts=("relations",)),
+            "+ all three": dict(parts=("hidden", "attention", "relations")),
+        }.items()
+    },
 }
 
 
@@ -125,14 +130,14 @@ class Teaching:
     def student(
         self,
         kind: str = "3 layers",
-        layers: Sequence[int] = LAYERS,
+        layers: Sequence[int] | None = None,
         seed: int = 0,
         dropout: float = 0.0,
     ) -> BertForSequenceClassification:
         """An untrained student. "3 layers" has the teacher's embeddings, which stay as they are,
         and its head; "small" is drawn from the seed."""
         if kind == "3 layers":
-            student = keep_layers(self.teacher, layers)
+            student = keep_layers(self.teacher, layers or LAYERS[kind])
             student.bert.embeddings.requires_grad_(False)
             return set_dropout(student, dropout)
         config = BertConfig(vocab_size=self.teacher.config.vocab_size, **SMALL)
@@ -176,8 +181,8 @@ def teach(
     if setting.parts:
         trained = Copier(student, teaching.teacher.config.hidden_size, seed)
         step = CopyStep(
-            teaching.teacher, setting.layers, setting.parts, 1.0, setting.temperature,
-            setting.soft_weight,
+            teaching.teacher, setting.layers or LAYERS[setting.student], setting.parts, 1.0,
+            setting.temperature, setting.soft_weight,
         )  # fmt: skip
     fine_tune(trained, teaching.examples, recipe, collate_soft, backward=step, progress=progress)
     return student

@@ -42,7 +42,7 @@ def plain_loop(model, rows, epochs=2, rate=1e-3):
         lr=rate,
     )
     steps, step, losses = epochs * -(-len(rows) // 8), DistillationStep(3.0, 0.7), []
-    for epoch in range(epochs):
+    for _ in range(epochs):
         for start in range(0, len(rows), 8):
             for group in optimizer.param_groups:
                 group["lr"] = rate * linear_warmup_decay(len(losses), 0, steps)
