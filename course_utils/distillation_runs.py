@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from course_utils import out_of_scope, tasks
 from course_utils.benchmark import pack, paired_bootstrap, unpack
 from course_utils.bert import BertConfig
+from course_utils.data.cache import cached
 from course_utils.data.stored import save_result, stored_result
 from course_utils.distillation import (
     Copier,
@@ -38,6 +40,7 @@ from course_utils.finetuning import (
     BertForSequenceClassification,
     Features,
     FineTuning,
+    TextClassifier,
     fine_tune,
     load_tokenizer,
     predict,
@@ -103,6 +106,9 @@ SWEEPS = {
         }.items()
     },
 }
+
+
+OF_LESSON_09 = ("+ hidden states", "labels, dropout 0.1")  # students that the lesson reads
 
 
 class Teaching:
@@ -196,6 +202,35 @@ def run(teaching: Teaching, name: str, setting: Setting, seed: int, progress=Fal
     return {"setting": name, "seed": seed, "seconds": seconds} | teaching.score(student)
 
 
+def save_student(student: BertForSequenceClassification, folder: Path | str) -> None:
+    """A folder that `TextClassifier.from_folder` loads, the teacher's tokenizer in it."""
+    tokenizer = load_tokenizer(tasks.fine_tuned("intents"))
+    TextClassifier(student, tokenizer).save(folder)
+
+
+def student_folder(how: str = "+ hidden states", seed: int = 0, progress: bool = True) -> Path:
+    """The folder of a student of three layers, a row of the sweep "students".
+
+    Trained at the first call, about two minutes on two cores, with a bar; then found in the cache.
+    Later lessons quantize, prune, export and serve it.
+    """
+    setting = SWEEPS["students"][how]
+    recipe = RECIPES[setting.student]
+    config = {
+        "setting": dataclasses.asdict(setting),
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "teacher": tasks.fine_tuned("intents", seed, progress).name,
+        "loop": tasks.LOOP,
+    }
+
+    def build(folder: Path) -> None:
+        words = f"a student: {how}" if progress else False
+        save_student(teach(Teaching(seed=seed), setting, seed, progress=words), folder)
+
+    return cached("students", config, build)
+
+
 # --- Reading the rows -----------------------------------------------------------------------------
 
 
@@ -217,7 +252,7 @@ def gain(rows: Sequence[dict], a: str, b: str) -> tuple[float, float, float]:
 # --- Searching ------------------------------------------------------------------------------------
 
 
-def search(objective: Callable[[float, float], float], trials: int = 20, seed: int = 0, names=None):
+def search(objective: Callable[[float, float], float], trials: int = 20, seed: int = 0):
     """An Optuna study that maximises objective(temperature, soft_weight).
 
     temperature from 1 to 20 on a logarithmic scale, soft_weight from 0 to 1
