@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils import out_of_scope, tasks
+from course_utils.augmentation import splice
 from course_utils.benchmark import pack, paired_bootstrap, unpack
 from course_utils.bert import BertConfig
 from course_utils.data.cache import cached
@@ -41,6 +42,7 @@ from course_utils.finetuning import (
     Features,
     FineTuning,
     TextClassifier,
+    encode,
     fine_tune,
     load_tokenizer,
     predict,
@@ -52,7 +54,7 @@ SMALL = dict(  # a student that shares no weight with its teacher; heads as many
 )
 RECIPES = {  # frozen_layers=None: the teacher's embeddings stay, new ones are trained
     "3 layers": FineTuning(epochs=8, learning_rate=6e-4, frozen_layers=None),
-    "small": FineTuning(epochs=20, learning_rate=2e-3, frozen_layers=None),
+    "small": FineTuning(epochs=20, learning_rate=1e-3, frozen_layers=None),
 }
 TEMPERATURE, SOFT_WEIGHT = 4.0, 0.9
 
@@ -67,6 +69,7 @@ class Setting:
     parts        of `CopyStep`
     dropout      soft targets keep a student from learning the labels by heart, labels alone do not:
                  so both are tried
+    spliced      so many texts without a label are read too, see `splice`; the steps are not more
     """
 
     student: str = "3 layers"
@@ -75,12 +78,14 @@ class Setting:
     layers: tuple[int, ...] | None = None
     parts: tuple[str, ...] = ()
     dropout: float = 0.0
+    spliced: int = 0
 
 
 LABELS = {
     "labels": dict(soft_weight=0.0),
     "labels, dropout 0.1": dict(soft_weight=0.0, dropout=0.1),
 }
+SPLICED = dict(soft_weight=1.0, spliced=4800)
 KEPT = ((1, 2, 3), (4, 5, 6), (1, 3, 5))
 SWEEPS = {
     "students": {
@@ -89,6 +94,7 @@ SWEEPS = {
             **LABELS,
             "labels and logits": {},
             "logits alone": dict(soft_weight=1.0),
+            "logits, spliced texts": SPLICED,
             "+ hidden states": dict(parts=("hidden",)),
         }.items()
     },
@@ -99,6 +105,7 @@ SWEEPS = {
             **LABELS,
             "labels and logits": {},
             "logits alone": dict(soft_weight=1.0),
+            "logits, spliced texts": SPLICED,
             "+ hidden states": dict(parts=("hidden",)),
             "+ attention maps": dict(parts=("attention",)),
             "+ relations": dict(parts=("relations",)),
@@ -132,6 +139,12 @@ class Teaching:
     def examples(self) -> list[Features]:
         """The training texts with the teacher's logits."""
         return with_teacher(self.teacher, self.features["train"])
+
+    def spliced(self, count: int, seed: int) -> list[Features]:
+        """Texts that no label fits, with the teacher's logits."""
+        generator = torch.Generator().manual_seed(seed)
+        texts = splice(self.data["train"]["text"], count, generator)
+        return with_teacher(self.teacher, encode(self.tokenizer, texts, max_length=64))
 
     def student(
         self,
@@ -182,6 +195,12 @@ def teach(
     """The student of a setting, trained. recipe  None: the one of its kind"""
     student = teaching.student(setting.student, setting.layers, seed, setting.dropout)
     recipe = replace(recipe or RECIPES[setting.student], seed=seed)
+    examples = teaching.examples
+    if setting.spliced:  # without labels, so the others' are not read either
+        examples = [{k: v for k, v in row.items() if k != "labels"} for row in examples]
+        examples += teaching.spliced(setting.spliced, seed)
+        share = len(teaching.examples) / len(examples)
+        recipe = replace(recipe, epochs=round(recipe.epochs * share))
     step = DistillationStep(setting.temperature, setting.soft_weight)
     trained = student
     if setting.parts:
@@ -190,7 +209,7 @@ def teach(
             teaching.teacher, setting.layers or LAYERS[setting.student], setting.parts, 1.0,
             setting.temperature, setting.soft_weight,
         )  # fmt: skip
-    fine_tune(trained, teaching.examples, recipe, collate_soft, backward=step, progress=progress)
+    fine_tune(trained, examples, recipe, collate_soft, backward=step, progress=progress)
     return student
 
 
@@ -291,18 +310,19 @@ def search_rows(trials: int, seed: int = 0) -> tuple[list[dict], dict]:
 # --- The command ----------------------------------------------------------------------------------
 
 
+def recipes(sweep: str) -> dict:
+    """The recipes of a sweep's students, as plain JSON."""
+    kinds = {setting.student for setting in SWEEPS.get(sweep, {"": Setting("small")}).values()}
+    return {kind: dataclasses.asdict(RECIPES[kind]) for kind in sorted(kinds)}
+
+
 def stored_rows(sweep: str) -> list[dict]:
-    """The rows that are stored already, if they were made by the recipes of today."""
+    """The rows that are stored already, if they were made by the recipe of today."""
     try:
         stored = stored_result(f"distillation_{sweep}")
     except ValueError:
         return []
-    return stored["rows"] if stored["recipes"] == recipes() else []
-
-
-def recipes() -> dict:
-    """RECIPES as plain JSON."""
-    return {name: dataclasses.asdict(recipe) for name, recipe in RECIPES.items()}
+    return stored["rows"] if recipes(sweep).items() <= stored["recipes"].items() else []
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -322,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, importance = search_rows(options.trials)
         command += f" search --trials {options.trials}"
         if not options.dry_run:
-            save_result(name, command, rows, recipes=recipes(), importance=importance)
+            save_result(name, command, rows, recipes=recipes(options.sweep), importance=importance)
         return
     settings = {
         key: setting
@@ -342,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not options.dry_run:
             every = " ".join(map(str, sorted({row["seed"] for row in rows})))
             save_result(
-                name, f"{command} {options.sweep} --seeds {every}", rows, recipes=recipes(),
+                name, f"{command} {options.sweep} --seeds {every}", rows, recipes=recipes(options.sweep),
                 teachers=teachers,
             )  # fmt: skip
     for key in settings:

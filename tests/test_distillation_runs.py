@@ -55,7 +55,7 @@ def test_stored_rows_are_those_of_the_command(sweep):
     stored = stored_result(f"distillation_{sweep}")
     seeds = [int(s) for s in stored["command"].split("--seeds ")[1].split()]
     assert f"distillation_runs {sweep} " in stored["command"]
-    assert stored["recipes"] == runs.recipes()  # else: run the command again
+    assert stored["recipes"] == runs.recipes(sweep)  # else: run the command again
     expected = {(name, seed) for name in runs.SWEEPS[sweep] for seed in seeds}
     assert {(row["setting"], row["seed"]) for row in stored["rows"]} == expected
     for found in stored["rows"]:
