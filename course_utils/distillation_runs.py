@@ -342,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows, importance = search_rows(options.trials)
         command += f" search --trials {options.trials}"
         if not options.dry_run:
-            save_result(name, command, rows, recipes=recipes(options.sweep), importance=importance)
+            save_result(name, command, rows, recipes=recipes("search"), importance=importance)
         return
     settings = {
         key: setting
