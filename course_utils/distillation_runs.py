@@ -361,10 +361,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print({k: v for k, v in rows[-1].items() if k != "right"}, flush=True)
         if not options.dry_run:
             every = " ".join(map(str, sorted({row["seed"] for row in rows})))
-            save_result(
-                name, f"{command} {options.sweep} --seeds {every}", rows, recipes=recipes(options.sweep),
-                teachers=teachers,
-            )  # fmt: skip
+            line = f"{command} {options.sweep} --seeds {every}"
+            save_result(name, line, rows, recipes=recipes(options.sweep), teachers=teachers)
     for key in settings:
         found = [row["in_scope_argmax"] for row in rows if row["setting"] == key]
         print(f"{key:30s} {statistics.mean(found):.4f} ({len(found)})")
