@@ -216,20 +216,6 @@ def check_mask_of(states: Tensor, attention_mask: Tensor) -> None:
 # --- The student ----------------------------------------------------------------------------------
 
 
-def spread_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
-    """Evenly spaced layers, counted from 1, the last one always among them: (2, 4, 6) of 6.
-
-    Raises ValueError unless 1 ≤ student_layers ≤ teacher_layers.
-    """
-    if not 1 <= student_layers <= teacher_layers:
-        raise ValueError(f"{student_layers} layers can not be kept of {teacher_layers}.")
-    # rounded half up, in whole numbers: m · N / M
-    return tuple(
-        (2 * m * teacher_layers + student_layers) // (2 * student_layers)
-        for m in range(1, student_layers + 1)
-    )
-
-
 def keep_layers(model: Model, layers: Sequence[int]) -> Model:
     """A copy of a model that keeps these layers of its encoder, counted from 1, in this order.
 

@@ -27,7 +27,6 @@ from course_utils.distillation import (
     set_dropout,
     soft_loss,
     soften,
-    spread_layers,
     with_teacher,
 )
 from course_utils.finetuning import (
@@ -259,16 +258,6 @@ def test_no_inner_loss_sends_a_gradient_into_the_teacher():
 
 
 # --- The student ----------------------------------------------------------------------------------
-
-
-def test_layers_are_spread_evenly_up_to_the_last():
-    assert spread_layers(12, 4) == (3, 6, 9, 12)
-    assert spread_layers(12, 6) == (2, 4, 6, 8, 10, 12)
-    assert spread_layers(6, 3) == (2, 4, 6)
-    assert spread_layers(6, 4) == (2, 3, 5, 6)
-    assert spread_layers(6, 6) == (1, 2, 3, 4, 5, 6) and spread_layers(6, 1) == (6,)
-    with pytest.raises(ValueError, match="7 layers can not be kept of 6"):
-        spread_layers(6, 7)
 
 
 def test_the_student_is_the_teachers_layers_and_no_others(teacher, features):
