@@ -142,6 +142,23 @@ def eda(
     return " ".join(operations[_below(4, generator)]())
 
 
+def splice(texts: Sequence[str], count: int, generator: torch.Generator | None = None) -> list[str]:
+    """`count` new texts, each the beginning of one text and the end of another.
+
+    They read like no customer, and no label is right for them; but a teacher answers them too
+    (lesson 09). Raises ValueError where there is no text, or one without a word.
+    """
+    pieces = [text.split() for text in texts]
+    if not pieces or not all(pieces):
+        raise ValueError("splicing needs texts with at least a word each.")
+    made = []
+    for _ in range(count):
+        first, second = (pieces[_below(len(pieces), generator)] for _ in range(2))
+        start = first[: 1 + _below(len(first), generator)]
+        made.append(" ".join(start + second[_below(len(second), generator) :]))
+    return made
+
+
 # --- Substitution by a masked language model ------------------------------------------------------
 
 

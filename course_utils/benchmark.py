@@ -305,19 +305,32 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of mean(b) − mean(a), where a and b (texts,) say what was right of each.
+    """95 % interval of mean(b) − mean(a), where a and b say what was right of each.
 
-    Texts are drawn with replacement, a text's two answers together. Of what is drawn only the
-    numbers of texts that b gained and lost matter, so these are drawn at once (multinomial).
+    a, b  (texts,) of one run each, or (runs, texts): run i of both had the same training seed
+
+    Texts are drawn with replacement, a text's two answers together; of several runs these are drawn
+    too, both sides' together, so the interval also says what other seeds would change.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
     a, b = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if a.shape != b.shape or a.ndim != 1 or not len(a):
+    if a.shape != b.shape or a.ndim not in (1, 2) or not a.size:
         raise ValueError(f"answers of shapes {a.shape} and {b.shape} are not to the same texts.")
-    gained, lost, texts = (b & ~a).sum(), (a & ~b).sum(), len(a)
-    shares = [gained / texts, lost / texts, (texts - gained - lost) / texts]
-    drawn = np.random.default_rng(seed).multinomial(texts, shares, size=resamples)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / texts, [2.5, 97.5])
+    gained, lost = np.atleast_2d(b & ~a), np.atleast_2d(a & ~b)  # (runs, texts)
+    runs, texts = gained.shape
+    generator = np.random.default_rng(seed)
+    if runs == 1:  # only the numbers of texts gained and lost matter: drawn at once
+        shares = np.array([gained.sum(), lost.sum(), texts - gained.sum() - lost.sum()]) / texts
+        drawn = generator.multinomial(texts, shares, size=resamples)  # (resamples, 3)
+        differences = (drawn[:, 0] - drawn[:, 1]) / texts
+    else:
+        change = gained.astype(np.int64) - lost  # (runs, texts): +1, 0, −1
+        times = generator.multinomial(runs, np.full(runs, 1 / runs), size=resamples)
+        differences = np.empty(resamples)
+        for i, weights in enumerate(times):
+            means = weights @ change / runs  # (texts,), of the runs drawn
+            differences[i] = means[generator.integers(texts, size=texts)].mean()
+    low, high = np.percentile(differences, [2.5, 97.5])
     return float(low), float(high)
 
 

@@ -15,6 +15,7 @@ from course_utils.augmentation import (
     mlm_substitute,
     mlm_substitutes,
     replace_words,
+    splice,
     swap_words,
 )
 from course_utils.bert import BertConfig
@@ -157,3 +158,14 @@ def test_the_rate_is_that_of_the_long_words():
     words = ["abcdefgh"] * 3000
     found = add_typos(" ".join(words), 0.3, seeded()).split(" ")
     assert 0.26 < sum(a != b for a, b in zip(words, found)) / 3000 < 0.34
+
+
+def test_a_splice_begins_as_one_text_and_ends_as_another():
+    texts = ["a b c", "d e", "f"]
+    made = splice(texts, 200, torch.Generator().manual_seed(0))
+    assert made == splice(texts, 200, torch.Generator().manual_seed(0)) and len(set(made)) > 15
+    starts = {" ".join(t.split()[: i + 1]) for t in texts for i in range(len(t.split()))}
+    ends = {" ".join(t.split()[i:]) for t in texts for i in range(len(t.split()))}
+    assert set(made) <= {f"{a} {b}" for a in starts for b in ends}
+    with pytest.raises(ValueError, match="at least a word"):
+        splice(["a", " "], 1)

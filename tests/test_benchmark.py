@@ -576,6 +576,23 @@ def test_the_bootstrap_gives_the_known_interval_of_a_paired_difference():
         benchmark.paired_bootstrap(right, right[:5])
 
 
+def test_the_bootstrap_over_runs_is_wider_where_runs_disagree():
+    generator = np.random.default_rng(0)
+    a = np.tile(generator.random(500) < 0.6, (3, 1))  # (runs, texts)
+    same, apart = a.copy(), a.copy()
+    wrong = np.flatnonzero(~a[0])
+    same[:, wrong[:30]] = True  # each run gains 30 texts
+    for run, gained in enumerate((0, 30, 60)):  # 30 on average
+        apart[run, wrong[:gained]] = True
+    low, high = benchmark.paired_bootstrap(a, same)
+    one = benchmark.paired_bootstrap(a[0], same[0])
+    assert (low, high) == pytest.approx(one, abs=3e-3)  # runs that agree add nothing
+    wide = benchmark.paired_bootstrap(a, apart)
+    assert wide[1] - wide[0] > 1.5 * (high - low) and wide[0] < low
+    with pytest.raises(ValueError, match="not to the same texts"):
+        benchmark.paired_bootstrap(a, same[:2])
+
+
 def test_comparing_rows_says_better_worse_or_not_told_apart(board):
     gain = board.compare("TF-IDF", "MiniLM")
     tfidf, minilm = board.right("TF-IDF"), board.right("MiniLM")
