@@ -241,9 +241,9 @@ class TinyBertCandidates:
     Stop words, numbers and punctuation have no candidates. An answer is kept: the copies of a text
     ask the same again. Of a text too long for the model the words around the place are read.
 
-    Source: Jiao et al. 2020 (TinyBERT), section 3.3 and appendix A, algorithm 1, with GloVe for the
-    neighbours. In the published code (`data_augmentation.py`) the model also sees the whole
-    sentence as a second segment, so that the word itself is mostly among its candidates.
+    Source: Jiao et al. 2020 (TinyBERT), section 3.2, algorithm 1, with GloVe for the neighbours. In
+    the published code (`data_augmentation.py`) the model also sees the whole sentence as a second
+    segment, so that the word itself is mostly among its candidates.
     """
 
     def __init__(
@@ -299,8 +299,8 @@ def tinybert_augment(
                 only. words are those of `split_words`, and what is returned is joined with spaces
 
     Raises ValueError for a text without words and a probability outside [0, 1].
-    Source: Jiao et al. 2020 (TinyBERT), appendix A, algorithm 1. There the text that is asked about
-    already holds the words replaced so far; the published code asks about the original, as here.
+    Source: Jiao et al. 2020 (TinyBERT), section 3.2, algorithm 1. As printed it asks about a text
+    that holds the words replaced so far; the published code asks about the original, as here.
     """
     if not 0 <= probability <= 1:  # also catches NaN
         raise ValueError(f"probability is {probability}; it must lie in [0, 1], TinyBERT's is 0.4.")

@@ -156,12 +156,14 @@ def trim_vocabulary(
     also             ids of further pieces to keep
 
     Special tokens are always kept. Padding and truncation of the tokenizer stay as they are.
-    Raises ValueError without texts, for a tokenizer that is no WordPiece or has another number of
-    pieces than the table, and as `keep_rows`.
+    Raises ValueError without anything to keep, for a tokenizer that is no WordPiece or has another
+    number of pieces than the table, and as `keep_rows`.
     """
-    texts = list(texts)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError("texts must be a list of strings, at least one: what shall be kept?")
+    texts, also = list(texts), set(also)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("texts must be a list of strings.")
+    if not texts and not also:
+        raise ValueError("there are no texts and no pieces to keep; give at least one.")
     truncation, padding = tokenizer.truncation, tokenizer.padding
     tokenizer = Tokenizer.from_str(tokenizer.to_str())  # a cut text would hide pieces it needs
     tokenizer.no_truncation()
@@ -173,7 +175,7 @@ def trim_vocabulary(
             f"the table has {bert.config.vocab_size} rows and the tokenizer "
             f"{tokenizer.get_vocab_size()} pieces; give the tokenizer that the model was made with."
         )
-    used = used_ids(tokenizer, texts) | always_kept(tokenizer, keep_characters) | set(also)
+    used = used_ids(tokenizer, texts) | always_kept(tokenizer, keep_characters) | also
     place = keep_rows(smaller, used)
     if truncation:
         tokenizer.enable_truncation(**truncation)

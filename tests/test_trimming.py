@@ -230,8 +230,10 @@ def test_a_post_processor_of_the_older_kind_is_followed(tokenizer):
 
 
 def test_what_can_not_be_trimmed_is_refused_with_the_reason(tokenizer):
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="no texts and no pieces to keep"):
         trim_vocabulary(make_model(), tokenizer, [])
+    with pytest.raises(ValueError, match="list of strings"):
+        trim_vocabulary(make_model(), tokenizer, [7])
     with pytest.raises(ValueError, match="trim model.bert alone"):
         trim_vocabulary(BertForPreTraining(CONFIG), tokenizer, ["a"])
     with pytest.raises(ValueError, match="Linear holds no Bert"):
