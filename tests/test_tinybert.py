@@ -356,6 +356,16 @@ def test_one_projection_or_two():
     assert two.hidden_projection.weight.grad is None
 
 
+def test_the_teachers_forward_pass_keeps_no_graph():
+    teacher, model, found = make_teacher(), make_model(), []
+    for part in (teacher.bert, teacher.bert.encoder.layers[0].attention.query):
+        part.register_forward_hook(lambda *given: found.append(torch.is_grad_enabled()))
+    IntermediateStep(teacher, LayerMap(4, (1, 4)))(model, BATCH)
+    assert found == [False] * 3  # its forward pass, and its scores computed again
+    PredictionStep(teacher)(model, BATCH)
+    assert found == [False] * 5
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_student_and_projection_get_the_gradient_the_teacher_none(part):
     teacher, model = make_teacher(), make_model()
@@ -634,6 +644,10 @@ def test_general_distillation_needs_no_labels_and_leaves_head_and_teacher_alone(
     torch.manual_seed(5)
     general_distillation(again, teacher, batches, MAP, recipe, progress=False)
     assert unchanged(again, snapshot(model))
+    before = snapshot(again)
+    still = replace(recipe, clip=0.0, weight_decay=0.0)  # gradients cut to length 0
+    general_distillation(again, teacher, batches, MAP, still, progress=False)
+    assert unchanged(again, before)
 
 
 def test_general_distillation_reads_masked_text(tmp_path, monkeypatch):
@@ -774,6 +788,8 @@ def test_the_general_student_is_made_once_for_all_runs(small, monkeypatch):
     recipe = replace(RECIPE, general_max_length=16, general_batch_tokens=64)
     first, again = workshop.general(recipe), workshop.general(replace(recipe, augment=5))
     assert len(made) == 1 and unchanged(again, snapshot(first))
+    kept = tinybert_runs.learned(first)
+    assert all(name.startswith(("bert.", "hidden_projection.")) for name in kept)
     other = workshop.general(replace(recipe, parts=("embedding",)))
     assert len(made) == 2 and not unchanged(other, snapshot(first))
     plain_student = workshop.general(replace(recipe, general_steps=0))
