@@ -1,22 +1,26 @@
 """Lesson 07: more examples from few: EDA, masked-language-model substitution, mixup; and typos.
 
-Everything random is drawn from a generator that is passed in. A text is a list of words here:
-`text.split()` and `" ".join(words)`.
+Lesson 10 adds TinyBERT's augmentation, many versions of each text. Everything random is drawn from
+a generator that is passed in. A text is a list of words here: `text.split()` and `" ".join(words)`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from course_utils.bert import BertEmbeddings
 from course_utils.finetuning import Batch
 from course_utils.pretraining import BertForPreTraining
 
 Synonyms = Callable[[str], list[str]]  # word → words that may stand in its place, best first
+Candidates = Callable[[Sequence[str], int], list[str]]  # (words, place) → what may stand there
 # words that carry the sentence; no other word may stand in their place
 STOP_WORDS = frozenset(
     "a about after all am an and any are as at back be been before but by can can't could did do "
@@ -45,14 +49,22 @@ class EmbeddingNeighbours:
 
     tokenizer, table (vocab_size, hidden_size)  of a pretrained encoder
     count       so many neighbours, those with a cosine of at least `least`
+    average     look a word of several pieces up by the mean of its pieces' rows
 
-    `neighbours(word)` → list of words. Only whole words of letters are neighbours; a stop word, and
-    a word that is no single piece, has none. Nearness is use, not meaning: opposites are near too.
+    `neighbours(word)` → list of words. Only whole words of letters are neighbours. A stop word has
+    none, and without `average` neither has a word that is no single piece. Nearness is use, not
+    meaning: opposites are near too. A mean of pieces is a rough guess: "##s" says little of a word.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, table: Tensor, count: int = 5, least: float = 0.5
+        self,
+        tokenizer: Tokenizer,
+        table: Tensor,
+        count: int = 5,
+        least: float = 0.5,
+        average: bool = False,
     ) -> None:
+        self.tokenizer, self.table, self.average = tokenizer, table.detach(), average
         vocabulary = tokenizer.get_vocab()
         self.words = [w for w in vocabulary if w.isascii() and w.isalpha() and len(w) > 2]
         self.words.sort(key=vocabulary.__getitem__)
@@ -62,17 +74,28 @@ class EmbeddingNeighbours:
         self.count, self.least = count, least
 
     def __call__(self, word: str) -> list[str]:
-        row = self.row.get(word.lower())
-        if row is None or word.lower() in STOP_WORDS:
+        row, vector = self.row.get(word.lower()), self.vector(word)
+        if vector is None or word.lower() in STOP_WORDS:
             return []
-        cosines = self.vectors @ self.vectors[row]  # (words,)
-        cosines[row] = -1.0
-        best = cosines.topk(self.count)
+        cosines = self.vectors @ vector  # (words,)
+        if row is not None:
+            cosines[row] = -1.0  # the word itself
+        best = cosines.topk(min(self.count, len(cosines)))
         return [
             self.words[i]
             for value, i in zip(best.values.tolist(), best.indices.tolist())
             if value >= self.least
         ]
+
+    def vector(self, word: str) -> Tensor | None:
+        """(hidden_size,), of length 1: where the word is looked up; None for one without a place"""
+        row = self.row.get(word.lower())
+        if row is not None:
+            return self.vectors[row]
+        pieces = self.tokenizer.encode(word, add_special_tokens=False)
+        if not self.average or not pieces.ids or "[UNK]" in pieces.tokens:
+            return None
+        return F.normalize(self.table[pieces.ids].float().mean(0), dim=-1)
 
 
 def replace_words(
@@ -207,6 +230,147 @@ def mlm_substitute(
             chances = torch.tensor([chance for _, chance in found])  # (candidates,)
             words[place] = found[int(torch.multinomial(chances, 1, generator=generator))][0]
     return " ".join(words)
+
+
+# --- TinyBERT's augmentation (lesson 10) ----------------------------------------------------------
+
+
+MARK = r"[!-/:-@\[-`{-~]"  # ASCII punctuation: BERT splits a text there, whatever stands beside it
+WORD = rf"(?:(?!{MARK})\S)+"
+WORDS = re.compile(rf"{WORD}(?:'{WORD})*|{MARK}")
+
+
+def split_words(text: str) -> list[str]:
+    """Words and punctuation marks, each for itself: "it isn't my card?" → it, isn't, my, card, ?
+
+    Joined with spaces they give BERT the same pieces as the text.
+    """
+    return WORDS.findall(text)
+
+
+class TinyBertCandidates:
+    """(words, place) → up to `count` words that may stand in the place of words[place].
+
+    model, tokenizer  a masked language model: asked where the word is one of *its* pieces
+    neighbours        asked for all other words, say EmbeddingNeighbours(…, average=True)
+    count             candidates of a word; the paper takes 15
+
+    Stop words, numbers and punctuation have no candidates. An answer is kept: the copies of a text
+    ask the same again. Of a text too long for the model the words around the place are read.
+
+    Source: Jiao et al. 2020 (TinyBERT), section 3.2, algorithm 1, with GloVe for the neighbours. In
+    the published code (`data_augmentation.py`) the model also sees the whole sentence as a second
+    segment, so that the word itself is mostly among its candidates.
+    """
+
+    def __init__(
+        self,
+        model: BertForPreTraining,
+        tokenizer: Tokenizer,
+        neighbours: Synonyms,
+        count: int = 15,
+    ) -> None:
+        self.model, self.tokenizer, self.neighbours = model.eval(), tokenizer, neighbours
+        self.count = count
+        self.found: dict[tuple[tuple[str, ...], int], list[str]] = {}
+
+    def __call__(self, words: Sequence[str], place: int) -> list[str]:
+        key = (tuple(words), place)
+        if key not in self.found:
+            self.found[key] = self.look_up(words, place)
+        return self.found[key]
+
+    def look_up(self, words: Sequence[str], place: int) -> list[str]:
+        """The same, asked anew."""
+        word = words[place]
+        if not (word.isascii() and word.isalpha()) or word.lower() in STOP_WORDS:
+            return []
+        if len(self.tokenizer.encode(word, add_special_tokens=False).ids) > 1:
+            return self.neighbours(word)[: self.count]
+        around = self.window(words, place)
+        found = mlm_substitutes(
+            self.model, self.tokenizer, words[around], place - around.start, self.count
+        )
+        return [candidate for candidate, _ in found]
+
+    def window(self, words: Sequence[str], place: int) -> slice:
+        """All words, or as many on either side of the place as the model can read."""
+        lengths = [len(self.tokenizer.encode(w, add_special_tokens=False).ids) for w in words]
+        room = self.model.config.max_position_embeddings - 2  # [CLS] and [SEP]
+        reach = len(words)
+        while reach and sum(lengths[max(0, place - reach) : place + reach + 1]) > room:
+            reach -= 1
+        return slice(max(0, place - reach), place + reach + 1)
+
+
+def tinybert_augment(
+    text: str,
+    candidates: Candidates,
+    probability: float = 0.4,
+    generator: torch.Generator | None = None,
+) -> str:
+    """Each word of the text is replaced with `probability`, on its own, by one of its candidates,
+    drawn evenly; a word without candidates stays.
+
+    candidates  (words, place) → list of words; asked about the text as it was, for replaced words
+                only. words are those of `split_words`, and what is returned is joined with spaces
+
+    Raises ValueError for a text without words and a probability outside [0, 1].
+    Source: Jiao et al. 2020 (TinyBERT), section 3.2, algorithm 1. As printed it asks about a text
+    that holds the words replaced so far; the published code asks about the original, as here.
+    """
+    if not 0 <= probability <= 1:  # also catches NaN
+        raise ValueError(f"probability is {probability}; it must lie in [0, 1], TinyBERT's is 0.4.")
+    words = split_words(text)
+    if not words:
+        raise ValueError("there is no word in the text, so none can be changed.")
+    hit = (torch.rand(len(words), generator=generator) < probability).tolist()  # (words,)
+    new = list(words)
+    for place, replaced in enumerate(hit):
+        found = candidates(words, place) if replaced else []
+        if found:
+            new[place] = found[_below(len(found), generator)]
+    return " ".join(new)
+
+
+class AugmentedTexts(NamedTuple):
+    """The originals, each followed by its new versions.
+
+    sources     for each text the number of its original: labels follow as labels[source]
+    duplicates  so many new versions were like another version of their text, and were left out
+    """
+
+    texts: list[str]
+    sources: list[int]
+    duplicates: int
+
+
+def augment_texts(
+    texts: Sequence[str],
+    times: int,
+    candidates: Candidates,
+    probability: float = 0.4,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+) -> AugmentedTexts:
+    """Each text, and up to `times` new versions of it by `tinybert_augment`.
+
+    A version that is there already, or is the original, is left out and counted; nothing is drawn
+    in its place, as in the published code. times 0 gives the texts as they are. The same generator
+    gives the same texts. Raises ValueError for negative times, and as `tinybert_augment`.
+    """
+    if times < 0:
+        raise ValueError(f"times is {times}; it must be 0 or more, TinyBERT's is 20.")
+    found, sources, duplicates = [], [], 0
+    for number, text in enumerate(tqdm(texts, "augmenting", unit="text", disable=not progress)):
+        versions = {" ".join(split_words(text)): text}  # as it would be written → the text
+        for _ in range(times):
+            new = tinybert_augment(text, candidates, probability, generator)
+            duplicates += new in versions
+            versions.setdefault(new, new)
+        found += versions.values()
+        sources += [number] * len(versions)
+    return AugmentedTexts(found, sources, duplicates)
 
 
 # --- Mixup ----------------------------------------------------------------------------------------

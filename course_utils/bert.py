@@ -493,7 +493,7 @@ def find_folder(folder_or_hub_name: Path | str) -> Path:
     from huggingface_hub import snapshot_download  # needed here only
 
     try:
-        wanted = ["config.json", "model.safetensors", "vocab.txt"]
+        wanted = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
         return Path(snapshot_download(name, allow_patterns=wanted))
     except Exception as error:  # dozens of kinds: no network, no such model, no permission, …
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""

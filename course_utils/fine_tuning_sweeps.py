@@ -50,6 +50,7 @@ from course_utils.finetuning import (
 )
 from course_utils.multitask import BertForSeveralTasks, add_labels
 from course_utils.pretraining import BertForPreTraining
+from course_utils.trimming import keep_rows, new_ids
 
 BASE = FineTuning(epochs=8, batch_size=16, learning_rate=3e-4)
 DOMAINS = ("cards", "transfers")
@@ -158,8 +159,8 @@ class TrimmedExamples(FewExamples):
         super().__init__(per_intent)
         texts = [text for split in self.data.values() for text in split["text"]]
         rows = encode(self.tokenizer, texts, max_length=64)
-        self.used = sorted({0, *(i for row in rows for i in row["input_ids"])})  # 0 = [PAD]
-        self.place = {old: new for new, old in enumerate(self.used)}
+        self.place = new_ids(i for row in rows for i in row["input_ids"])  # {old id: new id}
+        self.used = list(self.place)
 
     def encode(self, found: Texts, max_length: int = 64) -> list[Features]:
         """Examples in the pieces of the cut table. ValueError for a piece that it lacks: texts with
@@ -178,11 +179,7 @@ class TrimmedExamples(FewExamples):
 
     def cut(self, model: nn.Module) -> nn.Module:
         """Keep only the rows of the table that are in use, in place."""
-        bert = model.bert
-        table = bert.embeddings.token.weight.data[self.used].clone()  # (pieces in use, hidden)
-        bert.embeddings.token = nn.Embedding.from_pretrained(table, freeze=False)
-        bert.config = replace(bert.config, vocab_size=len(self.used))
-        model.config = bert.config
+        keep_rows(model, self.place)
         return model
 
 

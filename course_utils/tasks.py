@@ -21,7 +21,7 @@ from torch import nn
 
 from course_utils import data, finetuning, metrics, out_of_scope
 from course_utils.data.assistant import schema
-from course_utils.data.cache import cached
+from course_utils.data.cache import cached, sha256
 from course_utils.data.stored import save_result
 from course_utils.data.weights import pretrained_encoder
 from course_utils.finetuning import (
@@ -405,20 +405,38 @@ def task(name: str) -> Task:
     return TASKS[name]
 
 
-def train(name: str, seed: int = 0, progress: bool = True) -> tuple[nn.Module, Tokenizer]:
-    """A model fine-tuned for a task, and its tokenizer."""
-    chosen, folder = task(name), pretrained_encoder(progress)
+def train(
+    name: str,
+    seed: int = 0,
+    progress: bool = True,
+    encoder: Path | None = None,
+    recipe: FineTuning | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[nn.Module, Tokenizer]:
+    """A model fine-tuned for a task, and its tokenizer; the arguments are `fine_tuned`'s."""
+    chosen, folder = task(name), encoder or pretrained_encoder(progress)
     tokenizer, found = load_tokenizer(folder), chosen.load()
-    model = chosen.head(folder, found, seed)
+    model = chosen.head(folder, found, seed).to(device)
     features = chosen.features(tokenizer, found["train"])
-    recipe = dataclasses.replace(chosen.recipe, seed=seed)
+    recipe = dataclasses.replace(recipe or chosen.recipe, seed=seed)
     words = f"training {name}" if progress else False
     fine_tune(model, features, recipe, chosen.collate, progress=words)
-    return model, tokenizer
+    return model.cpu(), tokenizer
 
 
-def fine_tuned(name: str, seed: int = 0, progress: bool = True) -> Path:
+def fine_tuned(
+    name: str,
+    seed: int = 0,
+    progress: bool = True,
+    encoder: Path | None = None,
+    recipe: FineTuning | None = None,
+    device: torch.device | str = "cpu",
+) -> Path:
     """The folder of a model fine-tuned for a task: weights, config.json, tokenizer.json.
+
+    encoder  the folder of another encoder than all-MiniLM-L6-v2
+    recipe   another one than the task's, which is made for all-MiniLM-L6-v2
+    device   where it is trained
 
     Trained at the first call, at most two minutes on two cores, with a progress bar; then found in
     the cache, under a key made of recipe, training data and LOOP. training.json says how many
@@ -428,14 +446,16 @@ def fine_tuned(name: str, seed: int = 0, progress: bool = True) -> Path:
     config = {
         "task": name,
         "seed": seed,
-        "recipe": dataclasses.asdict(chosen.recipe),
+        "recipe": dataclasses.asdict(recipe or chosen.recipe),
         "data": chosen.load()["train"]._fingerprint,
         "loop": LOOP,
     }
+    if encoder is not None:
+        config["encoder"] = sha256(encoder / "model.safetensors")
 
     def build(folder: Path) -> None:
         start = time.monotonic()
-        model, tokenizer = train(name, seed, progress)
+        model, tokenizer = train(name, seed, progress, encoder, recipe, device)
         seconds = time.monotonic() - start
         model.save_pretrained(folder)
         tokenizer.save(str(folder / "tokenizer.json"))
