@@ -11,7 +11,7 @@ Teacher tensors never get a gradient: every loss here detaches them.
 import copy
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -135,32 +135,53 @@ def relation_loss(student_vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
 def hidden_loss(
     student_states: Tensor,
     teacher_states: Tensor,
-    projection: nn.Module | None,
-    attention_mask: Tensor,
+    projection: Callable[[Tensor], Tensor] | None,
+    attention_mask: Tensor | None = None,
 ) -> Tensor:
-    """Mean squared difference of hidden states over the real tokens: ().
+    """How far the student's hidden states, projected, are from the teacher's.
 
-    student_states  (batch, tokens, d_s)
-    teacher_states  (batch, tokens, d_t)
-    projection      d_s → d_t, learned with the student and thrown away after it; None where the
-                    widths are equal
-    attention_mask  (batch, tokens), 1 = a token, 0 = padding: nobody reads what stands there
+    student_states  (batch, tokens, student's hidden size)
+    teacher_states  (batch, tokens, teacher's hidden size); no gradient goes there
+    projection      student's hidden size → teacher's, learned along with the student, thrown away
+                    after it; None where the widths are equal
+    attention_mask  (batch, tokens), 1 = a token, 0 = padding: padding does not count
+    returns         scalar: squared differences, averaged over real tokens and features
 
-    Raises ValueError for widths and shapes that do not fit.
-    Source: Romero et al. 2015, "FitNets", section 2.2; for BERT Jiao et al. 2020, "TinyBERT",
-    equation 8.
+    Raises ValueError for shapes that do not fit. 0 where there is no real token.
+    Source: Romero et al. 2015, "FitNets", section 2.2; Jiao et al. 2020, "TinyBERT", equation 8,
+    MSE(H_S · W_h, H_T). TinyBERT's published code averages over padding too, so that a loss depends
+    on how far its batch is padded.
     """
-    if projection is not None:
-        student_states = projection(student_states)  # (batch, tokens, d_t)
-    if student_states.shape != teacher_states.shape:
+    width = getattr(projection, "in_features", student_states.size(-1))
+    if student_states.size(-1) != width:
         raise ValueError(
-            f"student states {tuple(student_states.shape)} and teacher states "
-            f"{tuple(teacher_states.shape)} differ: a projection must map the student's width to "
-            "the teacher's."
+            f"the projection reads {width} features, the student's states have "
+            f"{student_states.size(-1)}."
         )
-    check_mask_of(student_states, attention_mask)
-    real = attention_mask.bool()  # (batch, tokens)
-    return F.mse_loss(student_states[real], teacher_states.detach()[real])
+    projected = student_states if projection is None else projection(student_states)
+    if projected.shape != teacher_states.shape:
+        raise ValueError(
+            f"the student's states are {tuple(projected.shape)} after the projection, the "
+            f"teacher's {tuple(teacher_states.shape)}: same texts, same width?"
+        )
+    squares = (projected - teacher_states.detach()).pow(2)
+    real = real_tokens(attention_mask, squares)[..., None]  # (batch, tokens, 1)
+    return (squares * real).sum() / (real.sum().clamp(min=1) * squares.size(-1))
+
+
+def real_tokens(attention_mask: Tensor | None, like: Tensor) -> Tensor:
+    """The mask as numbers (batch, tokens) of the dtype of `like` (batch, tokens, …); None = all 1.
+
+    Raises ValueError for a mask of another shape.
+    """
+    shape = like.shape[:2]
+    if attention_mask is None:
+        return like.new_ones(shape)
+    if attention_mask.shape != shape:
+        raise ValueError(
+            f"attention_mask {tuple(attention_mask.shape)} must be (batch, tokens), {tuple(shape)}."
+        )
+    return attention_mask.to(like.dtype)
 
 
 def attention_map_loss(
@@ -179,13 +200,12 @@ def attention_map_loss(
             f"attention {tuple(student_weights.shape)} and {tuple(teacher_weights.shape)} differ: "
             "maps are copied head by head, so both need the same number of heads."
         )
-    check_mask_of(student_weights.transpose(1, 2), attention_mask)
     tiny = torch.finfo(student_weights.dtype).tiny
     student = student_weights.clamp(min=tiny).log()  # a padded key has weight 0 on both sides
     teacher = teacher_weights.detach()
     divergence = torch.xlogy(teacher, teacher) - teacher * student  # (batch, heads, queries, keys)
     per_query = divergence.sum(-1).transpose(1, 2)  # (batch, queries, heads)
-    return per_query[attention_mask.bool()].mean()
+    return per_query[real_tokens(attention_mask, per_query).bool()].mean()
 
 
 def check_temperature(temperature: float) -> None:
@@ -201,15 +221,6 @@ def check_logits(student_logits: Tensor, teacher_logits: Tensor) -> None:
             f"student logits {tuple(student_logits.shape)} and teacher logits "
             f"{tuple(teacher_logits.shape)} must both be (examples, labels): teacher and student "
             "need the same labels in the same order."
-        )
-
-
-def check_mask_of(states: Tensor, attention_mask: Tensor) -> None:
-    """Raise ValueError unless the mask is (batch, tokens) as the states' first two axes are."""
-    if attention_mask.shape != states.shape[:2]:
-        raise ValueError(
-            f"attention_mask is {tuple(attention_mask.shape)}; it must be (batch, tokens), here "
-            f"{tuple(states.shape[:2])}."
         )
 
 

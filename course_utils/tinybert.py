@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from course_utils.attention import attention_scores, split_heads
 from course_utils.bert import Bert, BertConfig
+from course_utils.distillation import hidden_loss, real_tokens
 from course_utils.encoder import initialize
 from course_utils.finetuning import Batch, Features
 from course_utils.pretraining import IGNORE
@@ -172,41 +173,6 @@ class LayerMap:
 # --- The four losses ------------------------------------------------------------------------------
 
 
-def hidden_loss(
-    student_states: Tensor,
-    teacher_states: Tensor,
-    projection: Callable[[Tensor], Tensor],
-    attention_mask: Tensor | None = None,
-) -> Tensor:
-    """How far the student's hidden states, projected, are from the teacher's.
-
-    student_states  (batch, tokens, student's hidden size)
-    teacher_states  (batch, tokens, teacher's hidden size); no gradient goes there
-    projection      student's hidden size → teacher's, learned along with the student
-    attention_mask  (batch, tokens), 1 = a token, 0 = padding: padding does not count
-    returns         scalar: squared differences, averaged over real tokens and features
-
-    Raises ValueError for shapes that do not fit. 0 where there is no real token.
-    Source: Jiao et al. 2020, equation 8, MSE(H_S · W_h, H_T). The published code averages over
-    padding too, so that a loss depends on how far its batch is padded.
-    """
-    width = getattr(projection, "in_features", student_states.size(-1))
-    if student_states.size(-1) != width:
-        raise ValueError(
-            f"the projection reads {width} features, the student's states have "
-            f"{student_states.size(-1)}."
-        )
-    projected = projection(student_states)  # (batch, tokens, teacher's hidden size)
-    if projected.shape != teacher_states.shape:
-        raise ValueError(
-            f"the student's states are {tuple(projected.shape)} after the projection, the "
-            f"teacher's {tuple(teacher_states.shape)}: same texts, same width?"
-        )
-    squares = (projected - teacher_states.detach()).pow(2)
-    real = real_tokens(attention_mask, squares)[..., None]  # (batch, tokens, 1)
-    return (squares * real).sum() / (real.sum().clamp(min=1) * squares.size(-1))
-
-
 def embedding_loss(
     student_states: Tensor,
     teacher_states: Tensor,
@@ -279,21 +245,6 @@ def prediction_loss(
     targets = (teacher_logits.detach() / temperature).softmax(-1)  # (…, labels)
     log_chances = (student_logits / temperature).log_softmax(-1)  # (…, labels)
     return -(targets * log_chances).sum(-1).mean()
-
-
-def real_tokens(attention_mask: Tensor | None, like: Tensor) -> Tensor:
-    """The mask as numbers (batch, tokens) of the dtype of `like` (batch, tokens, …); None = all 1.
-
-    Raises ValueError for a mask of another shape.
-    """
-    shape = like.shape[:2]
-    if attention_mask is None:
-        return like.new_ones(shape)
-    if attention_mask.shape != shape:
-        raise ValueError(
-            f"attention_mask {tuple(attention_mask.shape)} must be (batch, tokens), {tuple(shape)}."
-        )
-    return attention_mask.to(like.dtype)
 
 
 def layer_scores(
