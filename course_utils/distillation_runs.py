@@ -115,9 +115,6 @@ SWEEPS = {
 }
 
 
-OF_LESSON_09 = ("+ hidden states", "labels, dropout 0.1")  # students that the lesson reads
-
-
 class Teaching:
     """A task with a fine-tuned teacher: its texts, the teacher's answers, and how a student is
     measured.

@@ -484,10 +484,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.task == "lessons":
         for name in OF_LESSONS:
             print("in the cache:", name, fine_tuned(name, progress=False).name, flush=True)
-        from course_utils.distillation_runs import OF_LESSON_09, student_folder  # it imports us
-
-        for how in OF_LESSON_09:
-            print("in the cache:", how, student_folder(how, progress=False).name, flush=True)
         return
     chosen, rows = task(options.task), []
     for seed in options.seeds:
