@@ -506,7 +506,8 @@ class PredictionStep:
         if isinstance(self.teacher, Tensor):
             if "example" not in batch:
                 raise ValueError("stored logits need the examples' numbers: numbered(features).")
-            return self.teacher.to(batch["example"].device)[batch["example"]]
+            numbers = batch["example"].to(self.teacher.device)  # (batch,)
+            return self.teacher[numbers].to(batch["example"].device)
         with torch.no_grad():
             return self.teacher.eval()(**inputs).logits
 
