@@ -841,7 +841,13 @@ def test_a_comparison_is_stored_resumed_and_summed_up(small, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum('"seed": 1' in line for line in lines) == 3
     assert not any('"seed": 0' in line for line in lines)
-    assert len(stored.stored_result("tinybert_maps")["rows"]) == 6
+    result = stored.stored_result("tinybert_maps")
+    assert len(result["rows"]) == 6
+    options = tinybert_runs.parser().parse_args(result["command"].split()[3:])
+    assert options.seeds == [0, 1] and options.hidden_size == 8 and options.pieces == 12
+    recipe = TinyBertRecipe(**result["recipe"])
+    assert tinybert_runs.stored_rows("tinybert_maps", recipe) == result["rows"]
+    assert tinybert_runs.stored_rows("tinybert_maps", replace(recipe, augment=3)) == []
     command("maps", "--seeds", "7", "--dry-run", "--only", "top")
     assert len(stored.stored_result("tinybert_maps")["rows"]) == 6
 
@@ -952,7 +958,7 @@ def test_stored_rows_are_those_of_the_command(kind):
     result = stored.stored_result(f"tinybert_{kind}")
     words = result["command"].split()
     options = tinybert_runs.parser().parse_args(words[3:])
-    recipe = TinyBertRecipe(**{name: result["recipe"][name] for name in result["recipe"]})
+    recipe = TinyBertRecipe(**result["recipe"])
     wanted = tinybert_runs.settings(kind, recipe, options.passes or 1)
     rows = [(row["setting"], row["seed"]) for row in result["rows"]]
     assert len(rows) == len(set(rows))
