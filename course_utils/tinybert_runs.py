@@ -615,7 +615,7 @@ def run(options: argparse.Namespace) -> None:
     chosen = {f.name: getattr(options, f.name) for f in dataclasses.fields(TinyBertRecipe)
               if f.name not in APART}  # fmt: skip
     recipe = TinyBertRecipe(**chosen, shared_projection=not options.two_projections)
-    leave_out(recipe, options.without, stages)  # before anything slow
+    plan = leave_out(recipe, options.without, stages)  # what is wrong shows before anything slow
     if options.kind == "distil" and not (options.out or options.dry_run):
         raise ValueError("say where the student shall be written: --out FOLDER (or --dry-run).")
     if options.kind != "distil" and (options.without or stages != STAGES):
@@ -625,7 +625,7 @@ def run(options: argparse.Namespace) -> None:
             f"augmentation rewrites single texts, {' and '.join(ONE_TEXT)}; for {options.data} "
             "take --augment 0."
         )
-    check_sizes(recipe, options.teacher)
+    check_sizes(plan, options.teacher)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     corpus = None
     if options.text:
@@ -659,7 +659,8 @@ def check_sizes(recipe: TinyBertRecipe, teacher: str | None) -> None:
     config = BertConfig.from_folder(find_folder(teacher) if teacher else pretrained_encoder())
     recipe.student_config(config)
     recipe.map_for(config)
-    if "attention" in recipe.parts and recipe.heads != config.num_attention_heads:
+    compared = "attention" in recipe.parts and (recipe.general_steps or recipe.intermediate_steps)
+    if compared and recipe.heads != config.num_attention_heads:
         raise ValueError(
             f"the teacher has {config.num_attention_heads} heads: take --heads "
             f"{config.num_attention_heads}, or --without attention."

@@ -841,7 +841,13 @@ def test_a_comparison_is_stored_resumed_and_summed_up(small, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sum('"seed": 1' in line for line in lines) == 3
     assert not any('"seed": 0' in line for line in lines)
-    assert len(stored.stored_result("tinybert_maps")["rows"]) == 6
+    result = stored.stored_result("tinybert_maps")
+    assert len(result["rows"]) == 6
+    options = tinybert_runs.parser().parse_args(result["command"].split()[3:])
+    assert options.seeds == [0, 1] and options.hidden_size == 8 and options.pieces == 12
+    recipe = TinyBertRecipe(**result["recipe"])
+    assert tinybert_runs.stored_rows("tinybert_maps", recipe) == result["rows"]
+    assert tinybert_runs.stored_rows("tinybert_maps", replace(recipe, augment=3)) == []
     command("maps", "--seeds", "7", "--dry-run", "--only", "top")
     assert len(stored.stored_result("tinybert_maps")["rows"]) == 6
 
@@ -910,6 +916,11 @@ def test_bad_input_ends_in_one_line(small, words, reason):
     assert message.startswith("tinybert: ") and reason in message and "\n" not in message
 
 
+def test_without_the_attention_loss_the_number_of_heads_is_free(small, capsys):
+    tinybert_runs.main([*SMALL, "--heads", "4", "--without", "attention", "--dry-run"])
+    assert '"steps": 8' in capsys.readouterr().out
+
+
 def test_the_papers_command_is_read_as_it_is_meant():
     words = (
         "--data clinc150 --teacher google-bert/bert-base-uncased --student-layers 4 --hidden 312 "
@@ -934,3 +945,34 @@ def test_the_first_stage_is_made_anew_for_each_number_that_it_depends_on():
         "hard_weight",
     }  # fmt: skip
     assert set(tinybert_runs.GENERAL) == {one.name for one in fields(TinyBertRecipe)} - second
+
+
+# --- What is stored -------------------------------------------------------------------------------
+
+KINDS = ("ablations", "maps", "augmentation")
+STORED = [kind for kind in KINDS if (stored.DATA / "results" / f"tinybert_{kind}.json").is_file()]
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stored_rows_are_those_of_the_command(kind):
+    result = stored.stored_result(f"tinybert_{kind}")
+    words = result["command"].split()
+    options = tinybert_runs.parser().parse_args(words[3:])
+    recipe = TinyBertRecipe(**result["recipe"])
+    wanted = tinybert_runs.settings(kind, recipe, options.passes or 1)
+    rows = [(row["setting"], row["seed"]) for row in result["rows"]]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == {(one.name, seed) for one in wanted for seed in options.seeds}
+    assert tinybert_runs.stored_rows(f"tinybert_{kind}", recipe) == result["rows"]
+    for row in [result["teacher"], *result["rows"]]:
+        assert 0 <= row["accuracy_argmax"] <= 1 and 0 <= row["in_scope_argmax"] <= 1
+
+
+@pytest.mark.skipif(not STORED, reason="no comparison is stored yet")
+def test_the_stored_teacher_comes_out_again():
+    """The cheap row: on the cut vocabulary, the cached teacher's figures."""
+    workshop = Workshop(progress=False)
+    found = workshop.score(workshop.teacher)["in_scope_argmax"]
+    for kind in STORED:
+        stored_figure = stored.stored_result(f"tinybert_{kind}")["teacher"]["in_scope_argmax"]
+        assert found == pytest.approx(stored_figure, abs=0.02)
