@@ -1297,36 +1297,6 @@ def _judge_batchmean(ratio, labels):
     )
 
 
-def _judge_same_type(gain_same, gain_other):
-    """what distillation adds to the accuracy of a student of the teacher's own layers, and to that
-    of one of another shape, from scratch"""
-    gained = [gain > 0.005 for gain in (gain_same, gain_other)]
-    if gained == [True, False]:
-        return Verdict(
-            True,
-            "the student of the teacher's own layers gained more than half a point by its teacher, "
-            "the one of another shape did not.",
-        )
-    if gained == [True, True]:
-        return Verdict(
-            False,
-            "both gained more than half a point by their teacher, the student of its own layers "
-            "and the one of another shape. It is a rule of thumb of one paper, about families of "
-            "models; these two at least share the vocabulary.",
-        )
-    if gained == [False, True]:
-        return Verdict(
-            False,
-            "it is the student of another shape that gained more than half a point by its teacher; "
-            "the one of the teacher's own layers knows much of it already.",
-        )
-    return Verdict(
-        False,
-        "neither of the two students gained more than half a point, so these runs say nothing for "
-        "the rule.",
-    )
-
-
 def _told(low, high):
     """What an interval of a difference says"""
     return "better" if low > 0 else "worse" if high < 0 else "not told apart"
@@ -1390,13 +1360,5 @@ CLAIMS = [
         judge=_judge_always,
         holds=dict(students={"its own layers": (0.02, 0.01, 0.03), "small": (0.03, 0.01, 0.05)}),
         fails=dict(students={"its own layers": (0.002, -0.01, 0.01), "small": (0.03, 0.01, 0.05)}),
-    ),
-    Claim(
-        id="distillation/same-type",
-        statement="Teacher and student should be of the same model type.",
-        source="a rule of thumb from one paper, FastFormers",
-        judge=_judge_same_type,
-        holds=dict(gain_same=0.02, gain_other=-0.01),
-        fails=dict(gain_same=0.02, gain_other=0.04),
     ),
 ]
