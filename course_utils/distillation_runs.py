@@ -12,7 +12,6 @@ else: first weights, texts, order, steps and learning rate are the same.
 import argparse
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -211,11 +210,9 @@ def teach(
 
 
 def run(teaching: Teaching, name: str, setting: Setting, seed: int, progress=False) -> dict:
-    """A row: setting, seed, seconds, and the scores."""
-    started = time.perf_counter()
+    """A row: setting, seed, and the scores."""
     student = teach(teaching, setting, seed, progress=progress)
-    seconds = round(time.perf_counter() - started, 1)
-    return {"setting": name, "seed": seed, "seconds": seconds} | teaching.score(student)
+    return {"setting": name, "seed": seed} | teaching.score(student)
 
 
 def save_student(student: BertForSequenceClassification, folder: Path | str) -> None:
@@ -287,7 +284,7 @@ def search(objective: Callable[[float, float], float], trials: int = 20, seed: i
 
 
 def search_rows(trials: int, seed: int = 0) -> tuple[list[dict], dict]:
-    """A row a trial: temperature, soft_weight, validation (in scope), test scores, seconds; and the
+    """A row a trial: temperature, soft_weight, validation (in scope), test scores; and the
     importance of the two. Validation alone is what the search sees."""
     import optuna
 
