@@ -93,7 +93,6 @@ SWEEPS = {
             **LABELS,
             "labels and logits": {},
             "logits alone": dict(soft_weight=1.0),
-            "logits, spliced texts": SPLICED,
             "+ hidden states": dict(parts=("hidden",)),
         }.items()
     },
@@ -224,7 +223,7 @@ def save_student(student: BertForSequenceClassification, folder: Path | str) -> 
 def student_folder(how: str = "+ hidden states", seed: int = 0, progress: bool = True) -> Path:
     """The folder of a student of three layers, a row of the sweep "students".
 
-    Trained at the first call, about two minutes on two cores, with a bar; then found in the cache.
+    Trained at the first call, two to three minutes on two cores, with a bar; then cached.
     Later lessons quantize, prune, export and serve it.
     """
     setting = SWEEPS["students"][how]

@@ -438,7 +438,7 @@ def fine_tuned(
     recipe   another one than the task's, which is made for all-MiniLM-L6-v2
     device   where it is trained
 
-    Trained at the first call, at most two minutes on two cores, with a progress bar; then found in
+    Trained at the first call, two to three minutes on two cores, with a progress bar; then found in
     the cache, under a key made of recipe, training data and LOOP. training.json says how many
     seconds it took.
     """
