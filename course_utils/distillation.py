@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.attention import MultiHeadAttention
 from course_utils.finetuning import ANSWERS, Batch, Features, collate, predict
 from course_utils.similarity import cosine_similarity
 
@@ -115,7 +114,7 @@ def relation_loss(student_vectors: Tensor, teacher_vectors: Tensor) -> Tensor:
 
     Raises ValueError for another number of examples, and fewer than two.
     Source: Park et al. 2019, "Relational Knowledge Distillation", section 3 (there with distances
-    and angles); Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation", section 3.1.
+    and angles); Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation", section 3.
     """
     examples = student_vectors.size(0)
     if student_vectors.dim() != 2 or teacher_vectors.dim() != 2:
@@ -247,18 +246,6 @@ def keep_layers(model: Model, layers: Sequence[int]) -> Model:
     config = dataclasses.replace(model.bert.config, num_hidden_layers=len(layers))
     student.bert.config = student.config = config
     return student.requires_grad_(True).eval()
-
-
-def set_dropout(model: Model, probability: float) -> Model:
-    """Set every dropout of a model, in place: of hidden states and of attention weights."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-        elif isinstance(module, MultiHeadAttention):
-            module.dropout = probability
-    both = {"hidden_dropout_prob": probability, "attention_probs_dropout_prob": probability}
-    model.bert.config = model.config = dataclasses.replace(model.config, **both)
-    return model
 
 
 # --- Training it ----------------------------------------------------------------------------------

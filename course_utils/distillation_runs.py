@@ -33,7 +33,6 @@ from course_utils.distillation import (
     DistillationStep,
     collate_soft,
     keep_layers,
-    set_dropout,
     with_teacher,
 )
 from course_utils.finetuning import (
@@ -45,6 +44,7 @@ from course_utils.finetuning import (
     fine_tune,
     load_tokenizer,
     predict,
+    set_dropout,
 )
 
 LAYERS = {"3 layers": (2, 4, 6), "small": (3, 6)}  # kept of the teacher's, or copied from
@@ -223,7 +223,7 @@ def save_student(student: BertForSequenceClassification, folder: Path | str) -> 
 def student_folder(how: str = "+ hidden states", seed: int = 0, progress: bool = True) -> Path:
     """The folder of a student of three layers, a row of the sweep "students".
 
-    Trained at the first call, two to three minutes on two cores, with a bar; then cached.
+    Trained at the first call, one to two minutes on two cores, with a bar; then cached.
     Later lessons quantize, prune, export and serve it.
     """
     setting = SWEEPS["students"][how]
@@ -304,13 +304,14 @@ def search_rows(trials: int, seed: int = 0) -> tuple[list[dict], dict]:
 
 
 def recipes(sweep: str) -> dict:
-    """The recipes of a sweep's students, as plain JSON."""
+    """The recipes of a sweep's students and of their teacher, as plain JSON."""
     kinds = {setting.student for setting in SWEEPS.get(sweep, {"": Setting("small")}).values()}
-    return {kind: dataclasses.asdict(RECIPES[kind]) for kind in sorted(kinds)}
+    every = {"teacher": tasks.task("intents").recipe} | {kind: RECIPES[kind] for kind in kinds}
+    return {kind: dataclasses.asdict(every[kind]) for kind in sorted(every)}
 
 
 def stored_rows(sweep: str) -> list[dict]:
-    """The rows that are stored already, if they were made by the recipe of today."""
+    """The rows that are stored already, if they were made by the recipes of today."""
     try:
         stored = stored_result(f"distillation_{sweep}")
     except ValueError:

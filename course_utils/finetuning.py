@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from course_utils.attention import MultiHeadAttention
 from course_utils.bert import (
     Bert,
     BertConfig,
@@ -298,6 +299,18 @@ def freeze(bert: Bert, layers: int) -> None:
     bert.requires_grad_(True)
     for part in [bert.embeddings, *blocks[:layers]] if layers else []:
         part.requires_grad_(False)
+
+
+def set_dropout(model: nn.Module, probability: float) -> nn.Module:
+    """Set every dropout of a model, in place: of hidden states and of attention weights."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif isinstance(module, MultiHeadAttention):
+            module.dropout = probability
+    both = {"hidden_dropout_prob": probability, "attention_probs_dropout_prob": probability}
+    model.bert.config = model.config = dataclasses.replace(model.config, **both)
+    return model
 
 
 def layer_of(name: str, layers: int) -> int:

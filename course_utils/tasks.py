@@ -33,6 +33,7 @@ from course_utils.finetuning import (
     fine_tune,
     load_tokenizer,
     predict,
+    set_dropout,
 )
 from course_utils.joint import Assistant, BertForIntentAndSlots, joint_features
 from course_utils.pairs import (
@@ -77,6 +78,9 @@ class Task:
     score     (model, tokenizer, the data) → figures on the test split
     recipe    how it is trained
     collate   how its examples become a batch; None = `finetuning.collate`
+    dropout   while it is trained, and not after; None leaves the encoder's, 0.1. Short trainings
+              end before they have learned all they could, and a step without dropout takes a
+              tenth less
     """
 
     load: Callable[[], DatasetDict]
@@ -85,20 +89,18 @@ class Task:
     score: Callable[[nn.Module, Tokenizer, DatasetDict], dict[str, float]]
     recipe: FineTuning
     collate: Callable[[Sequence[Features]], Batch] | None = None
+    dropout: float | None = None
 
 
 # --- One sentence, and two ------------------------------------------------------------------------
 
 
-NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)  # for short trainings
-
-
-def class_head(column: str, **changes) -> Callable[[Path, DatasetDict, int], nn.Module]:
-    """A head for the ClassLabel in this column; fields of BertConfig to replace."""
+def class_head(column: str) -> Callable[[Path, DatasetDict, int], nn.Module]:
+    """A head for the ClassLabel in this column."""
 
     def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
         names = data["train"].features[column].names
-        return BertForSequenceClassification.from_encoder(folder, names, seed, **changes)
+        return BertForSequenceClassification.from_encoder(folder, names, seed)
 
     return head
 
@@ -218,7 +220,9 @@ def wnut_words(tokenizer: Tokenizer, split: Dataset) -> tuple[list[Words], list[
     return words, [[names[i] for i in row] for row in split["ner_tags"]]
 
 
-def tag_task(load: Callable, tags: Callable, read: Callable, recipe: FineTuning) -> Task:
+def tag_task(
+    load: Callable, tags: Callable, read: Callable, recipe: FineTuning, dropout: float | None = None
+) -> Task:
     """Find spans.  tags (split) → the tags' names; read (tokenizer, split) → words and true tags"""
 
     def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
@@ -231,7 +235,7 @@ def tag_task(load: Callable, tags: Callable, read: Callable, recipe: FineTuning)
         words, true = read(tokenizer, data["test"])
         return tag_scores(SpanTagger(model, tokenizer), words, true)
 
-    return Task(load, head, features, score, recipe)
+    return Task(load, head, features, score, recipe, dropout=dropout)
 
 
 def tag_scores(tagger: SpanTagger, words: list[Words], true: list[list[str]]) -> dict[str, float]:
@@ -298,13 +302,10 @@ def right_answers(split: Dataset) -> list[str] | list[list[str]]:
 
 
 def answer_task(load: Callable, recipe: FineTuning, max_length: int, stride: int) -> Task:
-    """Find the span that answers a question, or say that there is none.
-
-    Without dropout: these trainings are short and end before they have learned all they could.
-    """
+    """Find the span that answers a question, or say that there is none."""
 
     def head(folder: Path, data: DatasetDict, seed: int) -> nn.Module:
-        return BertForQuestionAnswering.from_encoder(folder, seed, **NO_DROPOUT)
+        return BertForQuestionAnswering.from_encoder(folder, seed)
 
     def features(tokenizer: Tokenizer, split: Dataset) -> list[Features]:
         windows = make_windows(tokenizer, split["question"], split["context"], max_length, stride)
@@ -319,7 +320,7 @@ def answer_task(load: Callable, recipe: FineTuning, max_length: int, stride: int
         threshold = answer_threshold(found["validation"], data["validation"])
         return answer_figures(found["test"], data["test"], threshold)
 
-    return Task(load, head, features, score, recipe)
+    return Task(load, head, features, score, recipe, dropout=0.0)
 
 
 def answer_threshold(found: list[Answer], split: Dataset) -> float:
@@ -352,28 +353,28 @@ def answer_figures(found: list[Answer], split: Dataset, threshold: float) -> dic
 TASKS = {
     "intents": Task(
         lambda: data.load_assistant(), class_head("intent"), intent_features, intent_scores,
-        FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
+        FineTuning(epochs=6, learning_rate=4e-4, frozen_layers=2), dropout=0.0,
     ),
     "docs_pairs": Task(
-        lambda: data.load_docs_pairs(), class_head("label", **NO_DROPOUT), docs_features,
-        docs_scores, FineTuning(epochs=1, learning_rate=2e-4, frozen_layers=2),
+        lambda: data.load_docs_pairs(), class_head("label"), docs_features, docs_scores,
+        FineTuning(epochs=1, learning_rate=2e-4, frozen_layers=2), dropout=0.0,
     ),
     "docs_pairs_apart": Task(
         lambda: data.load_docs_pairs(), bi_encoder, docs_features_apart, docs_scores_apart,
-        FineTuning(epochs=1, learning_rate=2e-4, frozen_layers=3), collate_apart,
+        FineTuning(epochs=1, learning_rate=2e-4, frozen_layers=5), collate_apart, dropout=0.0,
     ),
     "slots": tag_task(
         lambda: data.load_assistant(), slot_tags, slot_words,
-        FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
+        FineTuning(epochs=6, learning_rate=4e-4, frozen_layers=2), dropout=0.0,
     ),
     "questions": answer_task(
         lambda: data.load_docs_questions(),
-        FineTuning(epochs=3, batch_size=16, learning_rate=6e-4, frozen_layers=3),
+        FineTuning(epochs=2, batch_size=16, learning_rate=8e-4, frozen_layers=3),
         max_length=128, stride=32,
     ),
     "joint": Task(
         lambda: data.load_assistant(), joint_head, intent_and_slot_features, joint_scores,
-        FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=2),
+        FineTuning(epochs=6, learning_rate=4e-4, frozen_layers=2), dropout=0.0,
     ),
     # real data, at full scale
     "clinc150": Task(
@@ -417,10 +418,15 @@ def train(
     chosen, folder = task(name), encoder or pretrained_encoder(progress)
     tokenizer, found = load_tokenizer(folder), chosen.load()
     model = chosen.head(folder, found, seed).to(device)
+    usual = model.config.hidden_dropout_prob
+    if chosen.dropout is not None:
+        set_dropout(model, chosen.dropout)
     features = chosen.features(tokenizer, found["train"])
     recipe = dataclasses.replace(recipe or chosen.recipe, seed=seed)
     words = f"training {name}" if progress else False
     fine_tune(model, features, recipe, chosen.collate, progress=words)
+    if chosen.dropout is not None:
+        set_dropout(model, usual)  # who trains it further decides anew
     return model.cpu(), tokenizer
 
 
@@ -438,7 +444,7 @@ def fine_tuned(
     recipe   another one than the task's, which is made for all-MiniLM-L6-v2
     device   where it is trained
 
-    Trained at the first call, two to three minutes on two cores, with a progress bar; then found in
+    Trained at the first call, at most two minutes on two cores, with a progress bar; then found in
     the cache, under a key made of recipe, training data and LOOP. training.json says how many
     seconds it took.
     """
@@ -450,6 +456,8 @@ def fine_tuned(
         "data": chosen.load()["train"]._fingerprint,
         "loop": LOOP,
     }
+    if chosen.dropout is not None:
+        config["dropout"] = chosen.dropout
     if encoder is not None:
         config["encoder"] = sha256(encoder / "model.safetensors")
 

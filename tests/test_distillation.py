@@ -24,7 +24,6 @@ from course_utils.distillation import (
     hidden_loss,
     keep_layers,
     relation_loss,
-    set_dropout,
     soft_loss,
     soften,
     with_teacher,
@@ -35,6 +34,7 @@ from course_utils.finetuning import (
     collate,
     fine_tune,
     predict,
+    set_dropout,
 )
 
 SETTINGS = settings(max_examples=25, deadline=None)

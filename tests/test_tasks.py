@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from test_finetuning import CONFIG, make_tokenizer
+from torch import nn
 
 from course_utils import learning_curves, tasks
 from course_utils.bert import Bert
@@ -67,6 +68,23 @@ def test_another_seed_or_recipe_is_another_model(small, monkeypatch):
     monkeypatch.setitem(tasks.TASKS, "small", changed)
     folders.add(tasks.fine_tuned("small", progress=False))
     assert len(folders) == 3
+
+
+def test_a_task_sets_the_dropout_of_its_training(small, monkeypatch):
+    as_it_is = tasks.fine_tuned("small", progress=False)
+    seen, real = [], tasks.fine_tune
+
+    def watched(model, *rest, **more):
+        seen.append({m.p for m in model.modules() if isinstance(m, nn.Dropout)})
+        return real(model, *rest, **more)
+
+    monkeypatch.setattr(tasks, "fine_tune", watched)
+    monkeypatch.setitem(tasks.TASKS, "small", replace(tasks.TASKS["small"], dropout=0.0))
+    without = tasks.fine_tuned("small", progress=False)
+    assert without != as_it_is  # another model: its own place in the cache
+    assert seen == [{0.0}]
+    for folder in (as_it_is, without):  # who trains it further finds the encoder's again
+        assert TextClassifier.from_folder(folder).model.config.hidden_dropout_prob == 0.1
 
 
 def test_the_same_seed_trains_the_same_model(small):
