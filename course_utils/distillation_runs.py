@@ -2,8 +2,10 @@
 
     python -m course_utils.distillation_runs students   # data/results/distillation_students.json
     python -m course_utils.distillation_runs layers     # which of the teacher's layers to keep
+    python -m course_utils.distillation_runs hot        # T = 100
     python -m course_utils.distillation_runs small      # another shape; what to copy beside logits
     python -m course_utils.distillation_runs search     # weight and temperature, by Optuna
+    python -m course_utils.distillation_runs clinc150   # 150 intents; whole and cut vocabularies
 
 Student seed s learns from teacher seed s. Rows of one sweep differ in what they name and in nothing
 else: first weights, texts, order, steps and learning rate are the same.
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from course_utils import out_of_scope, tasks
@@ -46,6 +49,8 @@ from course_utils.finetuning import (
     predict,
     set_dropout,
 )
+from course_utils.trimming import recut_share, trim_vocabulary, unknown_share
+from course_utils.wordpiece import CONTINUES
 
 LAYERS = {"3 layers": (2, 4, 6), "small": (3, 6)}  # kept of the teacher's, or copied from
 SMALL = dict(  # a student that shares no weight with its teacher; heads as many, for their maps
@@ -95,6 +100,11 @@ SWEEPS = {
             "logits alone": dict(soft_weight=1.0),
             "+ hidden states": dict(parts=("hidden",)),
         }.items()
+    },
+    "hot": {  # beside "labels and logits" and "logits alone" of the sweep above, which have T = 4
+        "T = 4, soft weight 0.5": Setting("3 layers", soft_weight=0.5),
+        "T = 100, soft weight 0.5": Setting("3 layers", soft_weight=0.5, temperature=100.0),
+        "T = 100, soft weight 1": Setting("3 layers", soft_weight=1.0, temperature=100.0),
     },
     "layers": {" ".join(map(str, kept)): Setting("3 layers", layers=kept) for kept in KEPT},
     "small": {
@@ -160,14 +170,16 @@ class Teaching:
             student = BertForSequenceClassification(config, self.teacher.labels)
         return set_dropout(student, dropout)
 
-    def logits(self, model: nn.Module, split: str) -> Tensor:
-        """(texts, labels)"""
-        return predict(model, self.features[split])
+    def logits(self, model: nn.Module, split: str, tokenizer: Tokenizer | None = None) -> Tensor:
+        """(texts, labels); tokenizer: the model's own, where it is not the teacher's"""
+        if tokenizer is None:
+            return predict(model, self.features[split])
+        return predict(model, tasks.intent_features(tokenizer, self.data[split]))
 
-    def score(self, model: nn.Module) -> dict:
+    def score(self, model: nn.Module, tokenizer: Tokenizer | None = None) -> dict:
         """`out_of_scope.scores` on test, `validation` (in scope, argmax), and which texts in scope
         were right (argmax), packed: see `right_of`."""
-        found = {split: self.logits(model, split) for split in ("validation", "test")}
+        found = {split: self.logits(model, split, tokenizer) for split in ("validation", "test")}
         threshold = out_of_scope.choose_threshold(
             found["validation"], self.labels["validation"], self.oos
         )
@@ -300,6 +312,55 @@ def search_rows(trials: int, seed: int = 0) -> tuple[list[dict], dict]:
     return rows, optuna.importance.get_param_importances(study)
 
 
+# --- CLINC150 -------------------------------------------------------------------------------------
+
+CLINC150 = FineTuning(epochs=4, learning_rate=6e-4, frozen_layers=None)
+CLINC150_SETTINGS = {
+    "labels, dropout 0.1": LABELS["labels, dropout 0.1"],
+    "+ hidden states": dict(parts=("hidden",)),
+}
+
+
+def clinc150_rows(seed: int = 0) -> list[dict]:
+    """Teacher and students of three layers on CLINC150, each with the whole vocabulary and with the
+    pieces of the training texts and the single ASCII characters alone.
+
+    A row: setting, seed, pieces, parameters, the scores of `Teaching.score`, and of the words of
+    the test texts, in and out of scope, the shares that are cut otherwise than by the whole
+    vocabulary (`recut`) and that are unknown (`unknown`). The embeddings are frozen and every
+    training text is covered: a student that is trained on the cut vocabulary is the same.
+    """
+    teaching, rows = Teaching("clinc150", seed), []
+    test, words, read = teaching.data["test"], {}, teaching.data["train"]["text"]
+    letters = {  # so that an unseen word is spelt, not [UNK]; Chinese and other characters are not
+        i
+        for piece, i in teaching.tokenizer.get_vocab().items()
+        if len(piece.removeprefix(CONTINUES)) == 1 and piece.isascii()
+    }
+    for name, inside in (("in scope", True), ("out of scope", False)):
+        words[name] = [
+            t for t, i in zip(test["text"], test["intent"]) if (i != teaching.oos) == inside
+        ]
+
+    def measure(name: str, model: nn.Module) -> None:
+        cut = trim_vocabulary(model, teaching.tokenizer, read, keep_characters=False, also=letters)
+        for one, tokenizer in ((model, teaching.tokenizer), cut[:2]):
+            row = {"setting": name, "seed": seed, "pieces": tokenizer.get_vocab_size()}
+            row["parameters"] = sum(p.numel() for p in one.parameters())
+            row |= teaching.score(one, tokenizer)
+            row["recut"] = {
+                k: recut_share(teaching.tokenizer, tokenizer, v) for k, v in words.items()
+            }
+            row["unknown"] = {k: unknown_share(tokenizer, v) for k, v in words.items()}
+            rows.append(row)
+            print({k: v for k, v in row.items() if k != "right"}, flush=True)
+
+    measure("teacher", teaching.teacher)
+    for name, how in CLINC150_SETTINGS.items():
+        measure(name, teach(teaching, Setting(**how), seed, CLINC150))
+    return rows
+
+
 # --- The command ----------------------------------------------------------------------------------
 
 
@@ -324,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m course_utils.distillation_runs",
         description="students, one thing changed at a time, seed by seed",
     )
-    parser.add_argument("sweep", choices=[*SWEEPS, "search"])
+    parser.add_argument("sweep", choices=[*SWEEPS, "search", "clinc150"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=20, help="of the search")
     parser.add_argument("--only", nargs="+", help="these settings alone")
@@ -337,6 +398,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command += f" search --trials {options.trials}"
         if not options.dry_run:
             save_result(name, command, rows, recipes=recipes("search"), importance=importance)
+        return
+    if options.sweep == "clinc150":
+        rows = [row for seed in options.seeds for row in clinc150_rows(seed)]
+        command += f" clinc150 --seeds {' '.join(map(str, options.seeds))}"
+        if not options.dry_run:
+            both = {"teacher": tasks.task("clinc150").recipe, "3 layers": CLINC150}
+            both = {kind: dataclasses.asdict(recipe) for kind, recipe in both.items()}
+            save_result(name, command, rows, recipes=both)
         return
     settings = {
         key: setting

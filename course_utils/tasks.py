@@ -63,8 +63,6 @@ from course_utils.token_classification import (
     tag_names,
 )
 
-# what lessons fine-tune at their first run
-OF_LESSONS = ("intents", "docs_pairs", "docs_pairs_apart", "slots", "questions", "joint")
 LOOP = 1  # raised when the same recipe trains differently: older models are then trained again
 
 
@@ -485,14 +483,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m course_utils.tasks", description="fine-tune for a task, seed by seed"
     )
-    parser.add_argument("task", choices=[*TASKS, "lessons"], help="lessons: fill their cache only")
+    parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--dry-run", action="store_true", help="print the rows, store nothing")
     options = parser.parse_args(arguments)
-    if options.task == "lessons":
-        for name in OF_LESSONS:
-            print("in the cache:", name, fine_tuned(name, progress=False).name, flush=True)
-        return
     chosen, rows = task(options.task), []
     for seed in options.seeds:
         folder = fine_tuned(options.task, seed)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from course_utils.attention import attention_scores, split_heads
 from course_utils.bert import Bert, BertConfig
-from course_utils.distillation import hidden_loss, real_tokens
+from course_utils.distillation import TEACHER, hidden_loss, real_tokens, teacher_answers
 from course_utils.encoder import initialize
-from course_utils.finetuning import Batch, Features
+from course_utils.finetuning import Batch
 from course_utils.pretraining import IGNORE
 
 PARTS = ("embedding", "hidden", "attention")  # what the intermediate losses compare
@@ -415,9 +415,8 @@ class IntermediateStep:
 class PredictionStep:
     """A training step on the answers: `backward=` of `fine_tune`, (model, batch) → loss.
 
-    teacher      the model that answers, in eval mode and without gradients; or its logits
-                 (examples, labels), computed once: then each example carries its number as
-                 "example", see `numbered`
+    teacher      the model that answers live, in eval mode and without gradients; not asked where
+                 the examples carry its logits already, see `distillation.with_teacher`
     temperature  of `prediction_loss`
     hard_weight  share of the ordinary cross-entropy with the batch's labels, 0 in the paper:
                  loss = (1 − hard_weight) · prediction_loss + hard_weight · cross-entropy
@@ -427,7 +426,7 @@ class PredictionStep:
 
     def __init__(
         self,
-        teacher: nn.Module | Tensor,
+        teacher: nn.Module | None = None,
         temperature: float = 1.0,
         hard_weight: float = 0.0,
     ) -> None:
@@ -441,7 +440,10 @@ class PredictionStep:
         logits = model(**inputs).logits  # (batch, labels) or (batch, tokens, labels)
         loss = logits.new_zeros(())
         if self.hard_weight < 1:
-            targets = self.answers(batch, inputs)
+            if self.teacher is not None:
+                self.teacher.eval()
+            asked = {name: batch[name] for name in (*INPUTS, TEACHER) if name in batch}
+            _, _, targets = teacher_answers(asked, self.teacher)
             real = batch["attention_mask"].bool() if logits.dim() == 3 else slice(None)
             soft = prediction_loss(logits[real], targets[real], self.temperature)
             loss = loss + (1 - self.hard_weight) * soft
@@ -451,21 +453,6 @@ class PredictionStep:
             loss = loss + self.hard_weight * hard
         loss.backward()
         return loss.detach()
-
-    def answers(self, batch: Batch, inputs: Batch) -> Tensor:
-        """The teacher's logits for a batch, computed or looked up."""
-        if isinstance(self.teacher, Tensor):
-            if "example" not in batch:
-                raise ValueError("stored logits need the examples' numbers: numbered(features).")
-            numbers = batch["example"].to(self.teacher.device)  # (batch,)
-            return self.teacher[numbers].to(batch["example"].device)
-        with torch.no_grad():
-            return self.teacher.eval()(**inputs).logits
-
-
-def numbered(features: Sequence[Features]) -> list[Features]:
-    """The examples, each with its number as "example": a batch then says whose rows it holds."""
-    return [example | {"example": number} for number, example in enumerate(features)]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_utils.bert import BertConfig
+from course_utils.distillation import collate_soft
 from course_utils.finetuning import (
     Batch,
     Features,
@@ -30,7 +31,6 @@ from course_utils.tinybert import (
     IntermediateStep,
     LayerMap,
     PredictionStep,
-    numbered,
 )
 
 
@@ -191,14 +191,13 @@ def task_distillation(
     features: Sequence[Features],
     layer_map: LayerMap,
     recipe: TinyBertRecipe,
-    logits: Tensor | None = None,
     progress: bool = True,
 ) -> dict[str, list[dict]]:
     """The second stage, in two phases: first the inner parts, then the answers.
 
     teacher   fine-tuned for the task
-    features  training examples, augmented or not; labels are read only with recipe.hard_weight
-    logits    the teacher's answers to them (examples, labels), if they are there already
+    features  training examples, augmented or not; labels are read only with recipe.hard_weight.
+              Where they carry the teacher's logits (`distillation.with_teacher`), it is not asked
     returns   "intermediate" and "prediction" → the rows of `fine_tune`; a phase left out has none.
               The intermediate rows have each part's loss too
 
@@ -214,11 +213,8 @@ def task_distillation(
         for row, parts in zip(history["intermediate"], step.history):
             row |= {name: part.item() for name, part in parts.items()}
     if recipe.prediction_steps:
-        answers = teacher if logits is None else logits
-        step = PredictionStep(answers, recipe.temperature, recipe.hard_weight)
-        history["prediction"] = train_phase(
-            model, numbered(features), recipe, "prediction", step, progress
-        )
+        step = PredictionStep(teacher, recipe.temperature, recipe.hard_weight)
+        history["prediction"] = train_phase(model, features, recipe, "prediction", step, progress)
     return history
 
 
@@ -240,6 +236,7 @@ def train_phase(
         model,
         features,
         recipe.fine_tuning(phase, epochs),
+        collate_soft,
         backward=step,
         progress=f"{phase} phase" if progress else False,
     )

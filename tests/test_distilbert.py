@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from course_utils import distilbert
 from course_utils.bert import BertConfig
 from course_utils.data.docs import Corpus, Document
-from course_utils.data.stored import docs_bert
+from course_utils.data.stored import docs_bert, stored_result
 from course_utils.distilbert import WEIGHTS, distil, triple_loss
 from course_utils.distillation import keep_layers
 from course_utils.finetuning import load_tokenizer
@@ -82,3 +83,12 @@ def test_no_part_and_an_unknown_one_are_refused(teacher, batches):
     for parts in ((), ("nsp",)):
         with pytest.raises(ValueError, match="take one or more of soft, mlm, cosine"):
             next(distil(teacher, teacher, batches, parts))
+
+
+def test_a_cheap_stored_row_comes_out_again():
+    stored = stored_result("distilbert")
+    assert stored["command"].startswith("python -m course_utils.distilbert --seeds")
+    row = next(row for row in stored["rows"] if row["setting"] == "no training")
+    again = distilbert.run("no training", progress=False)
+    assert again["mlm_loss"] == pytest.approx(row["mlm_loss"], abs=0.15)
+    assert again["masked_accuracy"] == pytest.approx(row["masked_accuracy"], abs=0.03)

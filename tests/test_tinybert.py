@@ -19,6 +19,8 @@ from course_utils import tasks, tinybert, tinybert_runs
 from course_utils.bert import Bert, BertConfig
 from course_utils.data import stored
 from course_utils.data.docs import Corpus, Document
+from course_utils.distillation import TEACHER as TEACHER_LOGITS
+from course_utils.distillation import collate_soft, with_teacher
 from course_utils.finetuning import (
     BertForSequenceClassification,
     FineTuning,
@@ -40,7 +42,6 @@ from course_utils.tinybert import (
     hidden_loss,
     layer_scores,
     new_student,
-    numbered,
     prediction_loss,
     uniform_layers,
 )
@@ -464,17 +465,17 @@ def test_the_prediction_step_teaches_the_answers_and_leaves_the_teacher_alone():
 
 def test_stored_logits_teach_the_same_as_the_teacher_itself():
     teacher, features = make_teacher().eval(), make_features(9)
-    logits = predict(teacher, features)
+    answered = with_teacher(teacher, features)
     order = [4, 0, 7, 2]
-    batch = collate([numbered(features)[i] for i in order])
     live, from_store = make_model(), make_model()
-    one, two = PredictionStep(teacher)(live, batch), PredictionStep(logits)(from_store, batch)
+    one = PredictionStep(teacher)(live, collate([features[i] for i in order]))
+    two = PredictionStep()(from_store, collate_soft([answered[i] for i in order]))
     torch.testing.assert_close(one, two)
     for a, b in zip(live.parameters(), from_store.parameters()):
         if a.grad is not None:
             torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
-    with pytest.raises(ValueError, match="numbered"):
-        PredictionStep(logits)(live, collate(features[:2]))
+    with pytest.raises(ValueError, match="with_teacher"):
+        PredictionStep()(live, collate(features[:2]))
 
 
 @pytest.mark.parametrize("hard_weight", [0.0, 0.3, 1.0])
@@ -563,13 +564,14 @@ def test_the_last_short_batch_is_not_dropped():
 
     class Recording(PredictionStep):
         def __call__(self, model, batch):
-            seen.append(batch["example"].tolist())
+            seen.append([tuple(i for i in row if i) for row in batch["input_ids"].tolist()])
             return super().__call__(model, batch)
 
     recipe = FineTuning(epochs=1, batch_size=32)
-    fine_tune(model, numbered(features), recipe, backward=Recording(teacher), progress=False)
+    fine_tune(model, features, recipe, backward=Recording(teacher), progress=False)
     assert sorted(map(len, seen)) == [1, 32]
-    assert sorted(i for batch in seen for i in batch) == list(range(33))
+    every = sorted(tuple(row["input_ids"]) for row in features)
+    assert sorted(ids for batch in seen for ids in batch) == every
     whole = replace(RECIPE, passes=1, batch_size=32)
     history = task_distillation(make_model(), teacher, features, MAP, whole, progress=False)
     assert [len(rows) for rows in history.values()] == [2, 2]
@@ -603,8 +605,8 @@ def test_stored_answers_and_the_live_teacher_give_the_same_student():
     recipe = replace(RECIPE, intermediate_steps=0, prediction_steps=5)
     live, stored_ones = make_model(), make_model()
     task_distillation(live, teacher, features, MAP, recipe, progress=False)
-    logits = predict(teacher, features)
-    task_distillation(stored_ones, teacher, features, MAP, recipe, logits, progress=False)
+    answered = with_teacher(teacher, features)
+    task_distillation(stored_ones, None, answered, MAP, recipe, progress=False)
     after = dict(live.named_parameters())
     for name, parameter in stored_ones.named_parameters():
         torch.testing.assert_close(parameter, after[name], atol=1e-4, rtol=1e-3)
@@ -688,8 +690,9 @@ def test_leaving_a_part_out_keeps_the_steps_of_the_second_stage(name):
     assert steps == full.intermediate_steps + full.prediction_steps
     assert (found.general_steps == 0) == (name in ("general", "everything"))
     assert (found.augment == 0) == (name in ("augmentation", "everything"))
-    assert (found.hard_weight == 1) == (name in ("task", "prediction", "everything"))
-    assert (found.intermediate_steps == 0) == (name in ("task", "intermediate", "everything"))
+    no_inside = ("task", "teacher", "intermediate", "everything")
+    assert (found.hard_weight == 1) == (name in ("task", "teacher", "prediction", "everything"))
+    assert (found.intermediate_steps == 0) == (name in no_inside)
     gone = {"layers": {"hidden", "attention"}}.get(name, {name})
     assert set(found.parts) == set(PARTS) - gone
 
@@ -823,8 +826,8 @@ def test_labels_follow_augmented_texts_and_answers_are_the_teachers(small):
     features = workshop.examples(replace(RECIPE, augment=2))
     plain = workshop.examples(RECIPE)
     assert len(plain) == 24 < len(features) <= 3 * 24
-    answers = workshop.answers(features[:7])
-    torch.testing.assert_close(answers, predict(workshop.teacher, features[:7]))
+    answers = [one[TEACHER_LOGITS] for one in workshop.answered(features[:7])]
+    torch.testing.assert_close(torch.stack(answers), predict(workshop.teacher, features[:7]))
     counts = [[row["labels"] for row in rows].count(0) for rows in (plain, features)]
     assert 0 < counts[0] <= counts[1]
 
@@ -850,6 +853,22 @@ def test_a_comparison_is_stored_resumed_and_summed_up(small, capsys):
     assert tinybert_runs.stored_rows("tinybert_maps", replace(recipe, augment=3)) == []
     command("maps", "--seeds", "7", "--dry-run", "--only", "top")
     assert len(stored.stored_result("tinybert_maps")["rows"]) == 6
+
+
+def test_a_run_that_another_comparison_has_made_is_not_made_again(small, capsys, monkeypatch):
+    command("maps", "--seeds", "0", "--only", "uniform")
+    uniform = stored.stored_result("tinybert_maps")["rows"][0]
+    made, plain = [], Workshop.distil
+
+    def distil(self, recipe, without=(), stages=tinybert_runs.STAGES):
+        made.append(without)
+        return plain(self, recipe, without, stages)
+
+    monkeypatch.setattr(Workshop, "distil", distil)
+    command("ablations", "--seeds", "0", "--only", "full", "without task", "without teacher")
+    rows = stored.stored_result("tinybert_ablations")["rows"]
+    assert made == [("task",), ("teacher",)]
+    assert rows[0] == uniform | {"setting": "full"}
 
 
 def test_ablations_and_augmentation_name_their_settings():
@@ -949,8 +968,12 @@ def test_the_first_stage_is_made_anew_for_each_number_that_it_depends_on():
 
 # --- What is stored -------------------------------------------------------------------------------
 
-KINDS = ("ablations", "maps", "augmentation")
-STORED = [kind for kind in KINDS if (stored.DATA / "results" / f"tinybert_{kind}.json").is_file()]
+
+STORED = [
+    kind
+    for kind in tinybert_runs.KINDS
+    if (stored.DATA / "results" / f"tinybert_{kind}.json").is_file()
+]
 
 
 @pytest.mark.parametrize("kind", STORED)
