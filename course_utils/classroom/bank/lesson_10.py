@@ -745,8 +745,7 @@ def trim_table_stub(table, used):
 
     table (vocab_size, hidden_size); used: ids in any order, repeated or not, perhaps readable only
     once. Id 0, [PAD], is always kept. place is a dict, old id → new id, in the old order: the
-    smallest id becomes 0. The
-    smaller table is a copy. ValueError for an id that has no row.
+    smallest id becomes 0. The smaller table is a copy. ValueError for an id that has no row.
     """
     raise NotImplementedError("your turn")
 
