@@ -182,6 +182,18 @@ def movement_gradient(weight: Tensor, x: Tensor, output_gradient: Tensor) -> Ten
     return (output_gradient.T @ x) * weight
 
 
+def soft_mask(scores: Tensor, threshold: float = 0.5) -> Tensor:
+    """1 where sigmoid(score) is above the threshold, else 0; backward, the sigmoid's slope.
+
+    How many stay is learned, with a price on mean sigmoid(score) (`PruningStep.keep`). Raises
+    ValueError for a threshold outside (0, 1). Source: Sanh, Wolf and Rush 2020, section 4.2.
+    """
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold}; sigmoid lies between 0 and 1.")
+    smooth = scores.sigmoid()
+    return (smooth > threshold).to(scores.dtype) + (smooth - smooth.detach())
+
+
 class SparseLinear(nn.Linear):
     """A linear layer whose weight is multiplied by a mask, in training and after.
 
@@ -211,7 +223,7 @@ class SparseLinear(nn.Linear):
     def refresh(self, sparsity: float = 0.0) -> None:
         """Rank again. "soft" does not read the sparsity."""
         if self.how == "soft":
-            kept = self.scores.sigmoid() > self.threshold
+            kept = soft_mask(self.scores, self.threshold)
         elif self.how == "movement":
             kept = top_mask(self.scores, sparsity)
         else:
@@ -222,8 +234,10 @@ class SparseLinear(nn.Linear):
         """(out, in): the weight that is used; gradients reach weight and scores through it."""
         if self.scores is None:
             return self.weight * self.mask
-        slope = self.scores.sigmoid() if self.how == "soft" else self.scores
-        return self.weight * (self.mask + slope - slope.detach())  # straight through the step
+        if self.how == "soft":
+            return self.weight * soft_mask(self.scores, self.threshold)
+        straight = self.scores - self.scores.detach()  # 0, with the slope of the scores
+        return self.weight * (self.mask + straight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) → (…, out)"""
@@ -290,19 +304,29 @@ class PruningStep:
 # --- Whole heads and neurons ----------------------------------------------------------------------
 
 
+def head_importance(a: Tensor, gradient: Tensor, num_heads: int) -> Tensor:
+    """mean over the texts of |Σ a · ∂L/∂a|, the sum over a head's tokens and features.
+
+    a         what the heads give to the output matrix, side by side (texts, tokens, heads · d_k)
+    gradient  ∂L/∂a of each text's own loss, of the same shape
+    returns   (num_heads,). A neuron is a head of one feature: num_heads = intermediate_size
+
+    It is |∂L/∂ξ| of a gate ξ = 1 on each head. Source: Michel, Levy and Neubig 2019, "Are Sixteen
+    Heads Really Better than One?", equation 2.
+    """
+    change = (a * gradient).sum(1)  # (texts, heads · d_k) over tokens
+    return change.unflatten(1, (num_heads, -1)).sum(2).abs().mean(0)  # (num_heads,)
+
+
 def importance(
     model: nn.Module, features: Sequence[Features], batch_size: int = 16
 ) -> tuple[Tensor, Tensor]:
     """How much the loss would move if a head, or a neuron, were switched off, to first order.
 
     features  examples with labels
-    returns   heads (layers, heads) and neurons (layers, intermediate): mean over the examples of
-              |Σ a · ∂L/∂a|, a being what a head gives to the output matrix (tokens, d_k), or the
-              activation of a neuron (tokens,)
+    returns   `head_importance` of the heads (layers, heads) and the neurons (layers, intermediate)
 
-    It is |∂L/∂ξ| for a gate ξ = 1 on each, from one backward pass. All layers must have as many
-    heads and neurons. Source: Michel, Levy and Neubig 2019, "Are Sixteen Heads Really Better than
-    One?", equation 2; Molchanov et al. 2017 for the neurons.
+    One backward pass for all. All layers must have as many heads and neurons.
     """
     model = copy.deepcopy(model).requires_grad_(True).eval()
     layers, seen = model.bert.encoder.layers, {}
@@ -325,11 +349,9 @@ def importance(
         for kind, found in moved.items():
             rows = []
             for i, layer in enumerate(layers):
-                a = seen[i, kind]  # (batch, tokens, width)
-                change = (a * a.grad).detach().sum(1)  # (batch, width)
-                if kind == "heads":  # (batch, heads · d_k) → (batch, heads)
-                    change = change.unflatten(1, (layer.attention.num_heads, -1)).sum(2)
-                rows.append(change.abs().sum(0))  # (heads,) or (intermediate,)
+                a = seen[i, kind].detach()  # (texts, tokens, width)
+                count = layer.attention.num_heads if kind == "heads" else a.size(2)
+                rows.append(len(few) * head_importance(a, seen[i, kind].grad, count))
             found.append(torch.stack(rows).cpu())
     return tuple(sum(found) / len(features) for found in moved.values())
 
@@ -374,6 +396,22 @@ def part_of(linear: nn.Linear, rows: Tensor | None = None, columns: Tensor | Non
     return small
 
 
+def shrink_feed_forward(
+    expand: nn.Linear, contract: nn.Linear, kept: Sequence[int]
+) -> tuple[nn.Linear, nn.Linear]:
+    """The two layers of a feed-forward part with these neurons alone, in this order.
+
+    expand (hidden → intermediate), contract (intermediate → hidden); kept: numbers of neurons
+    returns  new layers, hidden → len(kept) and len(kept) → hidden; contract's bias is whole
+
+    Raises ValueError for no neuron, and for one that is not there.
+    """
+    rows = torch.as_tensor(list(kept), dtype=torch.long)  # (kept,)
+    if not len(rows) or not 0 <= rows.min() <= rows.max() < expand.out_features:
+        raise ValueError(f"kept must be numbers from 0 to {expand.out_features - 1}, at least one.")
+    return part_of(expand, rows=rows), part_of(contract, columns=rows)
+
+
 def shrink(
     model: nn.Module, heads: Chosen | None = None, neurons: Chosen | None = None
 ) -> nn.Module:
@@ -399,9 +437,8 @@ def shrink(
         attention.num_heads = len(kept)
     widths = [layer.feed_forward.expand.out_features for layer in layers]
     for i, kept in check_chosen(neurons, widths, "neuron").items():
-        feed_forward, rows = layers[i].feed_forward, torch.tensor(kept)  # (kept,)
-        feed_forward.expand = part_of(feed_forward.expand, rows=rows)
-        feed_forward.contract = part_of(feed_forward.contract, columns=rows)
+        part = layers[i].feed_forward
+        part.expand, part.contract = shrink_feed_forward(part.expand, part.contract, kept)
     return small
 
 

@@ -239,6 +239,12 @@ def test_soft_masks_keep_what_lies_above_the_threshold():
         layer.scores.copy_(torch.tensor([[-1.0, 0.5, 2.0], [0.0, -0.1, 0.1]]))
     layer.refresh(0.9)
     assert layer.mask.tolist() == [[0, 1, 1], [0, 0, 1]]
+    layer.masked().sum().backward()
+    smooth = layer.scores.detach().sigmoid()
+    slope = layer.weight.detach() * smooth * (1 - smooth)
+    assert torch.allclose(layer.scores.grad, slope, atol=1e-6)
+    with pytest.raises(ValueError, match="threshold"):
+        SparseLinear(nn.Linear(3, 2), "soft", threshold=1.0).refresh()
     with pytest.raises(ValueError, match="there is no way"):
         SparseLinear(nn.Linear(3, 2), "random")
 

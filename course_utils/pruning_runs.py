@@ -1,0 +1,317 @@
+"""Lesson 12: the student pruned in many ways, run by run, seed by seed.
+
+    python -m course_utils.pruning_runs oneshot      # data/results/pruning_oneshot.json
+    python -m course_utils.pruning_runs gradual      # magnitude against movement, while distilled
+    python -m course_utils.pruning_runs structures   # heads, neurons, layers: accuracy and time
+    python -m course_utils.pruning_runs orders       # distil, prune, quantize: in what order?
+
+Student seed s is lesson 09's (`distillation_runs.student_folder`), and learned from teacher seed s.
+Rows of a seed are measured on the same texts.
+"""
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.distillation import DistillationStep, collate_soft, keep_layers
+from course_utils.distillation_runs import SOFT_WEIGHT, TEMPERATURE, Teaching, student_folder
+from course_utils.finetuning import Batch, FineTuning, TextClassifier, collate, fine_tune
+from course_utils.pruning import (
+    PruningStep,
+    cubic_sparsity,
+    encoder_weights,
+    finished,
+    global_masks,
+    importance,
+    kept_numbers,
+    magnitude_mask,
+    masked_copy,
+    others,
+    save_pruned,
+    shrink,
+    sparse_copy,
+    sparsity_of,
+)
+from course_utils.quantization import fake_quantize_model, save_quantized
+from course_utils.sweep_command import run_command
+
+GRADUAL = FineTuning(epochs=16, learning_rate=6e-4, frozen_layers=None)  # 800 steps
+RETRAIN = FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=None)  # 400 steps
+LONG = FineTuning(
+    epochs=16, learning_rate=6e-4, frozen_layers=None
+)  # student and retraining in one
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a row is pruned.
+
+    sparsity        of single weights of the encoder's linear layers
+    how             "magnitude" or "movement": while the student is distilled, from the teacher's
+                    layers on (`GRADUAL`). None: once, from the finished student, no training
+    globally        one ranking for all layers, not one each
+    heads, neurons  share of them that goes, in every layer
+    drawn           they are drawn, not the least important ones
+    layers          the student's that stay, from 1; None = all
+    retrain         with `RETRAIN`, against the teacher's answers
+    before          heads and neurons go from the *teacher*, and then its layers are distilled
+                    (`LONG`)
+    weight_bits     quantized afterwards, `tables` the embeddings; with `aware` in the retraining
+    """
+
+    sparsity: float = 0.0
+    how: str | None = None
+    globally: bool = False
+    heads: float = 0.0
+    neurons: float = 0.0
+    drawn: bool = False
+    layers: tuple[int, ...] | None = None
+    retrain: bool = False
+    before: bool = False
+    weight_bits: int | None = None
+    tables: int | None = None
+    aware: bool = False
+
+
+FLOAT, HALF = Setting(), dict(heads=0.5, neurons=0.5)
+INT8 = dict(weight_bits=8, tables=8)
+ONESHOT = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
+HIGH = (0.5, 0.7, 0.85, 0.9, 0.95, 0.97)
+SWEEPS = {
+    "oneshot": {
+        "float": FLOAT,
+        **{f"a layer, {s:.0%}": Setting(s) for s in ONESHOT},
+        **{f"all together, {s:.0%}": Setting(s, globally=True) for s in ONESHOT},
+    },
+    "gradual": {
+        "dense": Setting(how="magnitude"),
+        **{f"{how}, {s:.0%}": Setting(s, how) for s in HIGH for how in ("magnitude", "movement")},
+    },
+    "structures": {
+        "float": FLOAT,
+        "retrained": Setting(retrain=True),
+        "half the heads": Setting(heads=0.5),
+        "half the neurons": Setting(neurons=0.5),
+        "half of both": Setting(**HALF),
+        "half of both, drawn": Setting(**HALF, drawn=True),
+        "half the heads, retrained": Setting(heads=0.5, retrain=True),
+        "half the neurons, retrained": Setting(neurons=0.5, retrain=True),
+        "half of both, retrained": Setting(**HALF, retrain=True),
+        "half of both, drawn, retrained": Setting(**HALF, drawn=True, retrain=True),
+        "three quarters of both, retrained": Setting(heads=0.75, neurons=0.75, retrain=True),
+        "layers 1 and 3": Setting(layers=(1, 3)),
+        "layers 1 and 3, retrained": Setting(layers=(1, 3), retrain=True),
+        "layer 3, retrained": Setting(layers=(3,), retrain=True),
+    },
+    "orders": {
+        "float": FLOAT,
+        "distil, quantize": Setting(**INT8),
+        "distil, prune, quantize": Setting(**HALF, **INT8),
+        "distil, prune, retrain, quantize": Setting(**HALF, retrain=True, **INT8),
+        "distil, prune, retrain quantized": Setting(**HALF, retrain=True, **INT8, aware=True),
+        "prune, distil, quantize": Setting(**HALF, before=True, **INT8),
+        "distil, prune, retrain, 4 bits": Setting(**HALF, retrain=True, weight_bits=4, tables=4),
+        "distil, prune, retrain in 4 bits": Setting(
+            **HALF, retrain=True, weight_bits=4, tables=4, aware=True
+        ),
+    },
+}
+BASE = {"oneshot": "float", "gradual": "dense", "structures": "float", "orders": "float"}
+
+
+class Pruning:
+    """A student, its teacher's texts, and how long the student takes. seed  of all three."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed, self.teaching = seed, Teaching(seed=seed)
+        found = TextClassifier.from_folder(student_folder(seed=seed))
+        self.student, self.tokenizer = found.model, found.tokenizer
+
+    # --- Training
+
+    def step(self) -> DistillationStep:
+        """What every training here minimizes: lesson 09's loss."""
+        return DistillationStep(TEMPERATURE, SOFT_WEIGHT)
+
+    def train(
+        self,
+        model: nn.Module,
+        recipe: FineTuning,
+        step: Callable[[nn.Module, Batch], Tensor] | None = None,
+        progress: bool | str = False,
+    ) -> nn.Module:
+        """The model, trained in place against the teacher's answers; its word tables stay."""
+        model.requires_grad_(True).bert.embeddings.requires_grad_(False)
+        recipe = dataclasses.replace(recipe, seed=self.seed)
+        fine_tune(model, self.teaching.examples, recipe, collate_soft,
+                  backward=step or self.step(), progress=progress)  # fmt: skip
+        return model.eval()
+
+    def gradual(
+        self, sparsity: float, how: str, recipe: FineTuning = GRADUAL, progress: bool | str = False
+    ) -> nn.Module:
+        """A student distilled from the teacher's layers while its masks grow, zeros written in.
+
+        The first tenth of the steps prunes nothing, the last 40 % keep the sparsity.
+        """
+        sparse = sparse_copy(self.teaching.student("3 layers"), how)
+        steps = recipe.epochs * -(-len(self.teaching.examples) // recipe.batch_size)
+
+        def schedule(step: int) -> float:
+            return cubic_sparsity(step, steps // 10, max(steps // 2 // 10, 1), 10, 0.0, sparsity)
+
+        step = PruningStep(schedule, self.step(), every=5)
+        return finished(self.train(sparse, recipe, step, progress))
+
+    # --- Shrinking
+
+    def chosen(self, model: nn.Module, setting: Setting) -> tuple[dict, dict]:
+        """Heads and neurons that go: layer → numbers; the least important on the training texts."""
+        scores = importance(model, self.teaching.features["train"])
+        if setting.drawn:
+            generator = torch.Generator().manual_seed(self.seed)
+            scores = tuple(torch.rand(one.shape, generator=generator) for one in scores)
+        shares = setting.heads, setting.neurons
+        return tuple(
+            others(kept_numbers(one, share), one.size(1)) for one, share in zip(scores, shares)
+        )
+
+    def shrunk(self, model: nn.Module, setting: Setting) -> nn.Module:
+        """The model without layers, heads and neurons, untrained."""
+        if setting.layers:
+            model = keep_layers(model, setting.layers)
+        if setting.heads or setting.neurons:
+            model = shrink(model, *self.chosen(model, setting))
+        return model
+
+    def model(self, setting: Setting) -> nn.Module:
+        """The pruned model of a setting, trained where the setting says so."""
+        if setting.how:
+            return self.gradual(setting.sparsity, setting.how)
+        if setting.sparsity:
+            weights = encoder_weights(self.student)
+            if setting.globally:
+                scores = {name: weight.abs() for name, weight in weights.items()}
+                return masked_copy(self.student, global_masks(scores, setting.sparsity))
+            return masked_copy(
+                self.student,
+                {name: magnitude_mask(w, setting.sparsity) for name, w in weights.items()},
+            )
+        if setting.before:
+            start = keep_layers(self.shrunk(self.teaching.teacher, setting), (2, 4, 6))
+            model = self.train(start, LONG)
+        else:
+            model = self.shrunk(self.student, setting)
+            if setting.aware:
+                model = self.quantized(model, setting)
+            if setting.retrain:
+                model = self.train(model, RETRAIN)
+        if setting.weight_bits and not setting.aware:
+            model = self.quantized(model, setting)
+        return model
+
+    def quantized(self, model: nn.Module, setting: Setting) -> nn.Module:
+        """Fake-quantized, for the accuracy; `save_quantized` for the bytes."""
+        fine = setting.weight_bits < 8
+        return fake_quantize_model(
+            model, setting.weight_bits, embedding_bits=setting.tables,
+            per=64 if fine else "row", clip=fine,
+        )  # fmt: skip
+
+    # --- Measuring
+
+    def row(self, name: str, setting: Setting) -> dict:
+        """setting, seed, the share of zeros, parameters, bytes, times, and `Teaching.score`.
+
+        times_1, times_32  how many times as fast as the float student, texts one by one and in
+                           batches of 32, on one thread, in turns
+        """
+        model = self.model(setting)
+        with tempfile.TemporaryDirectory() as folder:
+            if setting.weight_bits:
+                file = save_quantized(model, self.tokenizer, folder, setting.tables)
+            else:
+                file = save_pruned(model, self.tokenizer, folder)
+            size = file.stat().st_size
+        row = {
+            "setting": name,
+            "seed": self.seed,
+            "sparsity": sparsity_of(encoder_weights(finished(model)).values()),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "bytes": size,
+        }
+        if not setting.weight_bits and not setting.how and not setting.sparsity:
+            row |= self.times(model)
+        with torch.inference_mode():
+            return row | self.teaching.score(model)
+
+    def times(self, model: nn.Module) -> dict[str, float]:
+        """times_1 and times_32, see `row`."""
+        texts = self.teaching.features["test"]
+        found = {}
+        for size in (1, 32):
+            batches = [texts[i : i + size] for i in range(0, 20 * size, size)]
+            milliseconds = in_turns({"float": self.student, "model": model}, batches)
+            found[f"times_{size}"] = milliseconds["float"] / milliseconds["model"]
+        return found
+
+
+def in_turns(
+    models: dict[str, nn.Module], batches: Sequence[Sequence[dict]], rounds: int = 5
+) -> dict[str, float]:
+    """Median milliseconds a batch of each model, taken in turns, on one thread.
+
+    batches  lists of examples; all models read the same ones
+    """
+    ready = [{k: v for k, v in collate(few).items() if k != "labels"} for few in batches]
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for number in range(rounds + 1):
+                for batch in ready:
+                    for name, model in models.items():
+                        started = time.perf_counter()
+                        model(**batch)
+                        if number:  # the first round warms up
+                            taken[name].append(1000 * (time.perf_counter() - started))
+    finally:
+        torch.set_num_threads(threads)
+    return {name: statistics.median(found) for name, found in taken.items()}
+
+
+def recipes(sweep: str) -> dict:
+    """The settings of a sweep, and how its rows are trained, as plain JSON."""
+    found = {name: dataclasses.asdict(setting) for name, setting in SWEEPS[sweep].items()}
+    for setting in found.values():
+        setting["layers"] = None if setting["layers"] is None else list(setting["layers"])
+    training = {
+        "oneshot": {},
+        "gradual": {"gradual": GRADUAL},
+        "structures": {"retrain": RETRAIN},
+        "orders": {"retrain": RETRAIN, "long": LONG},
+    }[sweep]
+    return {"settings": found} | {k: dataclasses.asdict(v) for k, v in training.items()}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run_command(
+        "pruning_runs",
+        "the student of lesson 09, pruned in many ways, seed by seed",
+        SWEEPS,
+        recipes,
+        Pruning,
+        BASE,
+        arguments,
+    )
+
+
+if __name__ == "__main__":
+    main()
