@@ -591,11 +591,15 @@ def to_bytes(values: Tensor, bits: int) -> Tensor:
 
 def from_bytes(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     """What `to_bytes` packed: int8 of this shape."""
-    count = math.prod(shape)
-    rows = np.unpackbits(packed.numpy(), count=count * bits).reshape(count, bits)
-    flat = np.packbits(np.pad(rows, ((0, 0), (8 - bits, 0))), axis=1)[:, 0]  # (integers,) uint8
     smallest, _ = integer_range(bits, symmetric=False)
-    return (torch.from_numpy(flat).to(torch.int16) + smallest).to(torch.int8).view(*shape)
+    found, part = torch.empty(math.prod(shape), dtype=torch.int8), 8 * 2**16
+    for start in range(0, len(found), part):  # in parts, so that the bits take little memory
+        count = min(part, len(found) - start)  # so many numbers begin on a whole byte
+        here = packed[start * bits // 8 : -(-(start + count) * bits // 8)].numpy()
+        rows = np.unpackbits(here, count=count * bits).reshape(count, bits)
+        flat = np.packbits(np.pad(rows, ((0, 0), (8 - bits, 0))), axis=1)[:, 0]  # (count,) uint8
+        found[start : start + count] = torch.from_numpy(flat).to(torch.int16) + smallest
+    return found.view(*shape)
 
 
 class Int8Linear(nn.Module):

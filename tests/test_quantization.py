@@ -564,6 +564,13 @@ def test_packed_integers_come_back(bits, data):
     assert torch.equal(from_bytes(packed, bits, values.shape), values)
 
 
+def test_a_long_row_of_bits_is_read_in_parts():
+    values = torch.randint(-3, 4, (700_001,), generator=torch.Generator().manual_seed(0))
+    values = values.to(torch.int8)
+    for bits in (3, 8):
+        assert torch.equal(from_bytes(to_bytes(values, bits), bits, values.shape), values)
+
+
 def test_what_does_not_fit_is_not_packed():
     with pytest.raises(ValueError, match="outside -2 to 1: 2 bits"):
         to_bytes(torch.tensor([2], dtype=torch.int8), 2)
