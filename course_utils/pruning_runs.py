@@ -41,7 +41,8 @@ from course_utils.pruning import (
 from course_utils.quantization import fake_quantize_model, save_quantized
 from course_utils.sweep_command import run_command
 
-GRADUAL = FineTuning(epochs=16, learning_rate=6e-4, frozen_layers=None)  # 800 steps
+GRADUAL = FineTuning(epochs=16, learning_rate=1e-4, frozen_layers=None)  # 800 steps
+FAST = 6e-4  # a learning rate at which the weights go far
 RETRAIN = FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=None)  # 400 steps
 LONG = FineTuning(
     epochs=16, learning_rate=6e-4, frozen_layers=None
@@ -55,6 +56,7 @@ class Setting:
     sparsity        of single weights of the encoder's linear layers
     how             "magnitude" or "movement": while the student is distilled, from the teacher's
                     layers on (`GRADUAL`). None: once, from the finished student, no training
+    fast            with the learning rate `FAST`: the weights move far
     globally        one ranking for all layers, not one each
     heads, neurons  share of them that goes, in every layer
     drawn           they are drawn, not the least important ones
@@ -67,6 +69,7 @@ class Setting:
 
     sparsity: float = 0.0
     how: str | None = None
+    fast: bool = False
     globally: bool = False
     heads: float = 0.0
     neurons: float = 0.0
@@ -82,7 +85,8 @@ class Setting:
 FLOAT, HALF = Setting(), dict(heads=0.5, neurons=0.5)
 INT8 = dict(weight_bits=8, tables=8)
 ONESHOT = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
-HIGH = (0.5, 0.7, 0.85, 0.9, 0.95, 0.97)
+HIGH = (0.85, 0.9, 0.95, 0.97)
+WAYS = ("magnitude", "movement")
 SWEEPS = {
     "oneshot": {
         "float": FLOAT,
@@ -91,7 +95,9 @@ SWEEPS = {
     },
     "gradual": {
         "dense": Setting(how="magnitude"),
-        **{f"{how}, {s:.0%}": Setting(s, how) for s in HIGH for how in ("magnitude", "movement")},
+        **{f"{how}, {s:.0%}": Setting(s, how) for s in HIGH for how in WAYS},
+        "dense, fast": Setting(how="magnitude", fast=True),
+        **{f"{how}, 97%, fast": Setting(0.97, how, fast=True) for how in WAYS},
     },
     "structures": {
         "float": FLOAT,
@@ -193,7 +199,9 @@ class Pruning:
     def model(self, setting: Setting) -> nn.Module:
         """The pruned model of a setting, trained where the setting says so."""
         if setting.how:
-            return self.gradual(setting.sparsity, setting.how)
+            rate = FAST if setting.fast else GRADUAL.learning_rate
+            recipe = dataclasses.replace(GRADUAL, learning_rate=rate)
+            return self.gradual(setting.sparsity, setting.how, recipe)
         if setting.sparsity:
             weights = encoder_weights(self.student)
             if setting.globally:

@@ -8,11 +8,9 @@ Student seed s is lesson 09's (`distillation_runs.student_folder`), and learned 
 Rows of a seed quantize the same student and are measured on the same texts.
 """
 
-import argparse
 import copy
 import dataclasses
 import random
-import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,9 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from course_utils.data.stored import save_result, stored_result
 from course_utils.distillation import DistillationStep, collate_soft, with_teacher
-from course_utils.distillation_runs import SOFT_WEIGHT, TEMPERATURE, Teaching, gain, student_folder
+from course_utils.distillation_runs import SOFT_WEIGHT, TEMPERATURE, Teaching, student_folder
 from course_utils.finetuning import Features, FineTuning, TextClassifier, fine_tune
 from course_utils.quantization import (
     Per,
@@ -33,6 +30,7 @@ from course_utils.quantization import (
     observe_inputs,
     save_quantized,
 )
+from course_utils.sweep_command import run_command
 
 QAT = FineTuning(epochs=3, learning_rate=3e-4, frozen_layers=None)
 SAMPLES = (1, 3, 10, 30, 100, 500)
@@ -162,66 +160,16 @@ def recipes(sweep: str) -> dict:
     return {"settings": found} | ({"training": dataclasses.asdict(QAT)} if trained else {})
 
 
-def stored_rows(sweep: str) -> list[dict]:
-    """The rows that are stored already, as far as they were made by the settings of today."""
-    try:
-        stored = stored_result(f"quantization_{sweep}")
-    except ValueError:
-        return []
-    now, then = recipes(sweep), stored["recipes"]
-    if now.get("training") != then.get("training"):
-        return []
-    same = {k for k, setting in now["settings"].items() if then["settings"].get(k) == setting}
-    return [row for row in stored["rows"] if row["setting"] in same]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m course_utils.quantization_runs",
-        description="the student of lesson 09, quantized in many ways, seed by seed",
+    run_command(
+        "quantization_runs",
+        "the student of lesson 09, quantized in many ways, seed by seed",
+        SWEEPS,
+        recipes,
+        Quantizing,
+        dict.fromkeys(SWEEPS, "float"),
+        arguments,
     )
-    parser.add_argument("sweep", choices=list(SWEEPS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", help="these settings alone")
-    parser.add_argument("--dry-run", action="store_true", help="print the rows, store nothing")
-    parser.add_argument("--anew", action="store_true", help="run stored rows again too")
-    options = parser.parse_args(arguments)
-    unknown = set(options.only or ()) - set(SWEEPS[options.sweep])
-    if unknown:
-        there = ", ".join(SWEEPS[options.sweep])
-        parser.error(f"there is no setting {unknown.pop()!r}; there are: {there}")
-    rows = [] if options.anew or options.dry_run else stored_rows(options.sweep)
-    for seed in options.seeds:
-        done = {row["setting"] for row in rows if row["seed"] == seed}
-        wanted = {
-            name: setting
-            for name, setting in SWEEPS[options.sweep].items()
-            if name not in done and (not options.only or name in options.only)
-        }
-        quantizing = Quantizing(seed) if wanted else None
-        for name, setting in wanted.items():  # a stopped command goes on at the next row
-            rows.append(quantizing.row(name, setting))
-            print({k: v for k, v in rows[-1].items() if k != "right"}, flush=True)
-            if not options.dry_run:
-                seeds = " ".join(map(str, sorted({row["seed"] for row in rows})))
-                line = f"python -m course_utils.quantization_runs {options.sweep} --seeds {seeds}"
-                save_result(
-                    f"quantization_{options.sweep}", line, rows, recipes=recipes(options.sweep)
-                )
-    summary(rows)
-
-
-def summary(rows: list[dict]) -> None:
-    """Print each setting's mean, and what it gains over float where float has the same seeds."""
-    seeds = {name: {r["seed"] for r in rows if r["setting"] == name} for name in
-             dict.fromkeys(row["setting"] for row in rows)}  # fmt: skip
-    for name, own in seeds.items():
-        found = [row["in_scope_argmax"] for row in rows if row["setting"] == name]
-        line = f"{name:30s} {statistics.mean(found):.4f} ({len(found)})"
-        if name != "float" and seeds.get("float") == own:
-            points = [f"{100 * x:+.1f}" for x in gain(rows, "float", name)]
-            line += f" {points[0]} points, 95 % from {points[1]} to {points[2]}"
-        print(line)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from filelock import FileLock
+
+from course_utils.data.cache import cache_dir
 from course_utils.data.stored import save_result, stored_result
 from course_utils.distillation_runs import gain
 
@@ -29,6 +32,22 @@ def stored_rows(name: str, now: dict) -> list[dict]:
         return []
     same = {k for k, setting in now["settings"].items() if then["settings"].get(k) == setting}
     return [row for row in stored["rows"] if row["setting"] in same]
+
+
+def save_rows(name: str, line: str, rows: list[dict], now: dict) -> list[dict]:
+    """Store the rows, with those that another process has stored since → all of them."""
+
+    def key(row: dict) -> tuple[int, str]:
+        return row["seed"], row["setting"]
+
+    with FileLock(str(cache_dir() / f"{name}.lock")):
+        here = {key(row) for row in rows}
+        rows = rows + [row for row in stored_rows(name, now) if key(row) not in here]
+        order = list(now["settings"])
+        rows.sort(key=lambda row: (row["seed"], order.index(row["setting"])))
+        seeds = " ".join(map(str, sorted({row["seed"] for row in rows})))
+        save_result(name, f"{line} --seeds {seeds}", rows, recipes=now)
+    return rows
 
 
 def run_command(
@@ -67,12 +86,12 @@ def run_command(
         wanted = [one for one in options.only or settings if one not in done]
         runner = start(seed) if wanted else None
         for one in wanted:  # a stopped command goes on at the next row
-            rows.append(runner.row(one, settings[one]))
-            print({k: v for k, v in rows[-1].items() if k != "right"}, flush=True)
+            row = runner.row(one, settings[one])
+            rows.append(row)
+            print({k: v for k, v in row.items() if k != "right"}, flush=True)
             if not options.dry_run:
-                seeds = " ".join(map(str, sorted({row["seed"] for row in rows})))
-                line = f"python -m course_utils.{module} {sweep} --seeds {seeds}"
-                save_result(name, line, rows, recipes=recipes(sweep))
+                command = f"python -m course_utils.{module} {sweep}"
+                rows = save_rows(name, command, rows, recipes(sweep))
     summary(rows, base[sweep])
 
 

@@ -3,9 +3,8 @@
 import pytest
 
 from course_utils import quantization_runs as runs
-from course_utils.data import stored
 from course_utils.data.stored import DATA, stored_result
-from course_utils.distillation_runs import right_of
+from course_utils.distillation_runs import gain, right_of
 
 STORED = [name for name in runs.SWEEPS if (DATA / "results" / f"quantization_{name}.json").exists()]
 
@@ -44,7 +43,7 @@ def test_a_stored_row_comes_out_again(quantizing):
 @pytest.mark.skipif("ways" not in STORED, reason="the command has not run yet")
 def test_dynamic_int8_loses_less_than_a_point():
     rows = stored_result("quantization_ways")["rows"]
-    difference, low, high = runs.gain(rows, "float", "dynamic int8")
+    difference, low, high = gain(rows, "float", "dynamic int8")
     assert low <= difference <= high
     assert difference > -0.01
     if len({row["seed"] for row in rows}) >= 3:
@@ -76,17 +75,6 @@ def test_training_moves_the_layers_and_leaves_the_tables(quantizing):
     moved = {name for name in before if not before[name].equal(now[name])}
     assert "bert.encoder.layers.0.attention.query.weight" in moved
     assert not any(name.startswith("bert.embeddings.") for name in moved)
-
-
-def test_a_row_is_run_again_when_its_setting_has_changed(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "DATA", tmp_path)
-    assert runs.stored_rows("bits") == []
-    rows = [{"setting": name, "seed": 0} for name in ("float", "8 bits, a row", "gone")]
-    recipes = runs.recipes("bits")
-    recipes["settings"]["gone"] = {}
-    recipes["settings"]["float"] = recipes["settings"]["float"] | {"clip": True}
-    stored.save_result("quantization_bits", "command", rows, recipes=recipes)
-    assert [row["setting"] for row in runs.stored_rows("bits")] == ["8 bits, a row"]
 
 
 def test_a_setting_that_does_not_exist_is_refused(capsys):
