@@ -651,7 +651,7 @@ class QuantizedEmbedding(nn.Module):
 
 
 FILE = "quantized.safetensors"
-ABOUT = "quantized.json"  # bits and shapes of what is packed
+ABOUT = "quantized.json"  # bits and shapes of what is packed, heads of every layer
 
 
 def save_quantized(
@@ -681,7 +681,9 @@ def save_quantized(
         if name.removesuffix(".weight") not in about:
             tensors[name] = tensor.contiguous()
     save_file(tensors, folder / FILE)
-    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    heads = [layer.attention.num_heads for layer in model.bert.encoder.layers]
+    text = json.dumps({"packed": about, "heads": heads})
+    (folder / ABOUT).write_text(text, encoding="utf-8")
     model.config.save(folder, model.architecture)
     save_labels(folder, model.labels)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -702,7 +704,9 @@ def load_quantized(folder: Path | str, reduce_range: bool = True) -> TextClassif
     tensors = load_file(folder / FILE)
     with torch.device("meta"):  # no memory for floats that are never read
         model = BertForSequenceClassification(BertConfig.from_folder(folder), read_labels(folder))
-    for name, one in about.items():
+    for layer, heads in zip(model.bert.encoder.layers, about["heads"]):
+        layer.attention.num_heads = heads  # fewer, where some were pruned (lesson 12)
+    for name, one in about["packed"].items():
         values = from_bytes(tensors.pop(f"{name}.values"), one["bits"], one["shape"])
         scale = tensors.pop(f"{name}.scale")
         q = QuantizedTensor(values, scale, torch.zeros_like(scale, dtype=torch.int32), one["bits"])
@@ -712,8 +716,11 @@ def load_quantized(folder: Path | str, reduce_range: bool = True) -> TextClassif
         elif one["bits"] == 8 and values.dim() == 2:
             new = Int8Linear(q, tensors.pop(f"{name}.bias", None), reduce_range)
         else:
-            tensors[f"{name}.weight"] = q.dequantize().flatten(1)  # (out, in)
-            continue
+            weight = q.dequantize().flatten(1)  # (out, in)
+            bias = tensors.pop(f"{name}.bias", None)
+            new = nn.Linear(weight.size(1), weight.size(0), bias is not None, device="meta")
+            new.weight = nn.Parameter(weight)
+            new.bias = None if bias is None else nn.Parameter(bias)
         setattr(model.get_submodule(owner), name.rpartition(".")[2], new)
     tensors |= {k: v for k, v in model.state_dict().items() if k not in tensors and not v.is_meta}
     model.load_state_dict(tensors, assign=True)

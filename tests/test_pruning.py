@@ -48,6 +48,7 @@ from course_utils.pruning import (
     top_mask,
     without_weight,
 )
+from course_utils.quantization import fake_quantize_model, load_quantized, save_quantized
 
 SETTINGS = settings(max_examples=150, deadline=None)
 TEXTS = ["a b c", "d e f g h", "i", "j a d e b c h"]
@@ -358,6 +359,16 @@ def test_a_shrunk_model_can_be_trained_and_comes_back_from_its_folder(
     assert file.stat().st_size < whole.stat().st_size - 3000
     with pytest.raises(ValueError, match="save_pruned"):
         load_pruned(tmp_path)
+
+
+@pytest.mark.parametrize("bits, near", [(8, 0.5), (4, 1e-5)])
+def test_a_shrunk_model_can_be_quantized_too(model, tokenizer, tmp_path, bits, near):
+    rounded = fake_quantize_model(shrink(model, *GONE), bits, embedding_bits=bits)
+    save_quantized(rounded, tokenizer, tmp_path, embedding_bits=bits)
+    found = load_quantized(tmp_path)
+    difference = found.logits(TEXTS) - logits(rounded, tokenizer)
+    assert difference.abs().max() < near  # 8 bits: the kernel rounds its inputs too
+    assert [layer.attention.num_heads for layer in found.model.bert.encoder.layers] == [2, 3, 1]
 
 
 def test_importance_is_the_gradient_of_a_gate(model, features):

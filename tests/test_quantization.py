@@ -632,7 +632,7 @@ def test_a_saved_model_answers_as_the_fake_one(bits, per, model, tokenizer, tmp_
 def test_the_file_holds_the_bits_and_nothing_twice(model, tokenizer, tmp_path):
     small = fake_quantize_model(model, 4, per="row")
     path = save_quantized(small, tokenizer, tmp_path)
-    about = json.loads((tmp_path / qz.ABOUT).read_text())
+    about = json.loads((tmp_path / qz.ABOUT).read_text())["packed"]
     assert about["classifier"] == {"bits": 4, "shape": [2, 16]}
     linear = sum(part.integers().bytes for part in small.modules() if hasattr(part, "integers"))
     tables = [p.weight for p in small.modules() if isinstance(p, nn.Embedding)]
