@@ -201,8 +201,9 @@ class SparseLinear(nn.Linear):
     how      "magnitude": the weights themselves are ranked. "movement": the parameter `scores` is,
              which begins at 0 and learns. "soft": kept is what has sigmoid(score) above
              `threshold`, however many; scores begin at 2
-    The mask is made by `refresh(sparsity)`, not at every step. What is masked takes part in no
-    product, gets no gradient, and stays at its value: with higher scores it can come back.
+    The mask is made by `refresh(sparsity)`, not at every step; that of "soft" is made at every one.
+    What is masked takes part in no product, gets no gradient, and stays at its value: with a
+    higher score it can come back.
     """
 
     HOW = ("magnitude", "movement", "soft")
@@ -261,6 +262,8 @@ def finished(model: nn.Module) -> nn.Module:
     changed = copy.deepcopy(model)
     for name, part in list(changed.named_modules()):
         if isinstance(part, SparseLinear):
+            if part.how == "soft":
+                part.refresh()
             linear = nn.Linear(part.in_features, part.out_features, part.bias is not None)
             linear.weight = nn.Parameter(part.weight.detach() * part.mask)
             linear.bias = part.bias
@@ -271,26 +274,29 @@ def finished(model: nn.Module) -> nn.Module:
 
 @dataclass
 class PruningStep:
-    """A step of `fine_tune` (its `backward`) that refreshes the masks first.
+    """A step of `fine_tune` (its `backward`) that ranks again whenever the sparsity changes.
 
-    schedule  step (from 0) → sparsity, see `cubic_sparsity`
+    schedule  step (from 0) → sparsity, see `cubic_sparsity`. Once it is constant the masks stay,
+              and the weights have time to get used to them
     inner     (model, batch) → loss, adds the gradients
-    every     so many steps from one ranking to the next
     keep      λ of "soft": λ · mean sigmoid(score) is added to the loss; higher, fewer are kept
+
+    Source: Zhu and Gupta 2017, section 3 (masks are updated until the final sparsity is reached).
     """
 
     schedule: Callable[[int], float]
     inner: Callable[[nn.Module, Batch], Tensor] = backward
-    every: int = 1
     keep: float = 0.0
     step: int = 0
+    sparsity: float = 0.0
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """(model, batch) → loss (), its gradients added to the parameters"""
-        layers = sparse_layers(model)
-        if self.step % self.every == 0:
+        layers, now = sparse_layers(model), self.schedule(self.step)
+        if now != self.sparsity:
+            self.sparsity = now
             for layer in layers:
-                layer.refresh(self.schedule(self.step))
+                layer.refresh(now)
         self.step += 1
         loss = self.inner(model, batch)
         if self.keep:

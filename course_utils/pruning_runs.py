@@ -20,9 +20,24 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.data.cache import cached
+from course_utils.data.weights import pretrained_encoder
 from course_utils.distillation import DistillationStep, collate_soft, keep_layers
-from course_utils.distillation_runs import SOFT_WEIGHT, TEMPERATURE, Teaching, student_folder
-from course_utils.finetuning import Batch, FineTuning, TextClassifier, collate, fine_tune
+from course_utils.distillation_runs import (
+    LAYERS,
+    SOFT_WEIGHT,
+    TEMPERATURE,
+    Teaching,
+    student_folder,
+)
+from course_utils.finetuning import (
+    Batch,
+    BertForSequenceClassification,
+    FineTuning,
+    TextClassifier,
+    collate,
+    fine_tune,
+    set_dropout,
+)
 from course_utils.pruning import (
     PruningStep,
     cubic_sparsity,
@@ -43,8 +58,8 @@ from course_utils.quantization import fake_quantize_model, save_quantized
 from course_utils.sweep_command import run_command
 from course_utils.timing import in_turns
 
-GRADUAL = FineTuning(epochs=16, learning_rate=1e-4, frozen_layers=None)  # 800 steps
-FAST = 6e-4  # a learning rate at which the weights go far
+GRADUAL = FineTuning(epochs=8, learning_rate=6e-4, frozen_layers=None)  # 400 steps
+SLOW = 1e-4  # a learning rate at which the weights stay near where they began
 RETRAIN = FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=None)  # 400 steps
 LONG = FineTuning(
     epochs=16, learning_rate=6e-4, frozen_layers=None
@@ -58,7 +73,8 @@ class Setting:
     sparsity        of single weights of the encoder's linear layers
     how             "magnitude" or "movement": while the student is distilled, from the teacher's
                     layers on (`GRADUAL`). None: once, from the finished student, no training
-    fast            with the learning rate `FAST`: the weights move far
+    slow            with the learning rate `SLOW`
+    pretrained      from the layers of the encoder before any fine-tuning, under a new head
     globally        one ranking for all layers, not one each
     heads, neurons  share of them that goes, in every layer
     drawn           they are drawn, not the least important ones
@@ -71,7 +87,8 @@ class Setting:
 
     sparsity: float = 0.0
     how: str | None = None
-    fast: bool = False
+    slow: bool = False
+    pretrained: bool = False
     globally: bool = False
     heads: float = 0.0
     neurons: float = 0.0
@@ -98,8 +115,8 @@ SWEEPS = {
     "gradual": {
         "dense": Setting(how="magnitude"),
         **{f"{how}, {s:.0%}": Setting(s, how) for s in HIGH for how in WAYS},
-        "dense, fast": Setting(how="magnitude", fast=True),
-        **{f"{how}, 97%, fast": Setting(0.97, how, fast=True) for how in WAYS},
+        **{f"{how}, 97%, slow": Setting(0.97, how, slow=True) for how in WAYS},
+        **{f"{how}, 97%, pretrained": Setting(0.97, how, pretrained=True) for how in WAYS},
     },
     "structures": {
         "float": FLOAT,
@@ -161,20 +178,34 @@ class Pruning:
                   backward=step or self.step(), progress=progress)  # fmt: skip
         return model.eval()
 
+    def untuned(self) -> nn.Module:
+        """Every second layer of the pretrained encoder, under a head drawn from the seed."""
+        whole = BertForSequenceClassification.from_encoder(
+            pretrained_encoder(), self.teaching.teacher.labels, self.seed
+        )
+        return set_dropout(keep_layers(whole, LAYERS["3 layers"]), 0.0)
+
     def gradual(
-        self, sparsity: float, how: str, recipe: FineTuning = GRADUAL, progress: bool | str = False
+        self,
+        sparsity: float,
+        how: str,
+        recipe: FineTuning = GRADUAL,
+        start: nn.Module | None = None,
+        progress: bool | str = False,
     ) -> nn.Module:
-        """A student distilled from the teacher's layers while its masks grow, zeros written in.
+        """A student distilled while its masks grow, zeros written in.
+
+        start  None: every second of the teacher's layers, as lesson 09's student begins
 
         The first tenth of the steps prunes nothing, the last 40 % keep the sparsity.
         """
-        sparse = sparse_copy(self.teaching.student("3 layers"), how)
+        sparse = sparse_copy(start or self.teaching.student("3 layers"), how)
         steps = recipe.epochs * -(-len(self.teaching.examples) // recipe.batch_size)
 
         def schedule(step: int) -> float:
             return cubic_sparsity(step, steps // 10, max(steps // 2 // 10, 1), 10, 0.0, sparsity)
 
-        step = PruningStep(schedule, self.step(), every=5)
+        step = PruningStep(schedule, self.step())
         return finished(self.train(sparse, recipe, step, progress))
 
     # --- Shrinking
@@ -201,9 +232,10 @@ class Pruning:
     def model(self, setting: Setting) -> nn.Module:
         """The pruned model of a setting, trained where the setting says so."""
         if setting.how:
-            rate = FAST if setting.fast else GRADUAL.learning_rate
+            rate = SLOW if setting.slow else GRADUAL.learning_rate
             recipe = dataclasses.replace(GRADUAL, learning_rate=rate)
-            return self.gradual(setting.sparsity, setting.how, recipe)
+            start = self.untuned() if setting.pretrained else None
+            return self.gradual(setting.sparsity, setting.how, recipe, start)
         if setting.sparsity:
             weights = encoder_weights(self.student)
             if setting.globally:
@@ -214,7 +246,7 @@ class Pruning:
                 {name: magnitude_mask(w, setting.sparsity) for name, w in weights.items()},
             )
         if setting.before:
-            start = keep_layers(self.shrunk(self.teaching.teacher, setting), (2, 4, 6))
+            start = keep_layers(self.shrunk(self.teaching.teacher, setting), LAYERS["3 layers"])
             model = self.train(start, LONG)
         else:
             model = self.shrunk(self.student, setting)
@@ -301,12 +333,13 @@ def pruned_folder(seed: int = 0, progress: bool = True) -> Path:
 
 def recipes(sweep: str) -> dict:
     """The settings of a sweep, and how its rows are trained, as plain JSON."""
-    found = {name: dataclasses.asdict(setting) for name, setting in SWEEPS[sweep].items()}
-    for setting in found.values():
-        setting["layers"] = None if setting["layers"] is None else list(setting["layers"])
+    usual, found = dataclasses.asdict(FLOAT), {}
+    for name, setting in SWEEPS[sweep].items():  # what is as usual is left out
+        changed = {k: v for k, v in dataclasses.asdict(setting).items() if v != usual[k]}
+        found[name] = {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
     training = {
         "oneshot": {},
-        "gradual": {"gradual": GRADUAL},
+        "gradual": {"gradual": GRADUAL, "slow": dataclasses.replace(GRADUAL, learning_rate=SLOW)},
         "structures": {"retrain": RETRAIN},
         "orders": {"retrain": RETRAIN, "long": LONG},
     }[sweep]

@@ -700,19 +700,13 @@ def _judge_faster(zeros, shrunk):
     )
 
 
-def _judge_magnitude(low, half):
-    """movement − magnitude, accuracy: low, the interval's lower end at 97 %; half, at 50 %"""
-    if low > 0:
-        return Verdict(
-            False,
-            "at 97 % movement is ahead by more than chance in these runs; at 50 % it gains "
-            f"{100 * half:+.1f} points.",
-        )
-    return Verdict(
-        True,
-        "at 97 % movement is not ahead by more than chance in these runs: on this task magnitude "
-        "is good enough.",
-    )
+def _judge_magnitude(low, first, fast):
+    """accuracy that movement gains: low, the interval's lower end at 97 %, first at 85 %; fast: at
+    97 % with six times the learning rate"""
+    rest = f"at 85 % it gains {100 * first:+.1f}, at 97 % and a higher rate {100 * fast:+.1f}"
+    ahead = "ahead" if low > 0 else "not ahead"
+    words = f"at 97 % movement is {ahead} by more than chance in these runs; {rest} points."
+    return Verdict(low <= 0, words)
 
 
 def _judge_sharing(counted, stored):
@@ -740,8 +734,8 @@ CLAIMS = [
         statement="Magnitude pruning is right for fine-tuned models.",
         source="goes round",
         judge=_judge_magnitude,
-        holds=dict(low=-0.02, half=-0.01),
-        fails=dict(low=0.02, half=-0.01),
+        holds=dict(low=-0.02, first=-0.01, fast=-0.03),
+        fails=dict(low=0.02, first=-0.01, fast=-0.03),
     ),
     Claim(
         id="pruning/sharing",
