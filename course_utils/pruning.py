@@ -274,29 +274,26 @@ def finished(model: nn.Module) -> nn.Module:
 
 @dataclass
 class PruningStep:
-    """A step of `fine_tune` (its `backward`) that ranks again whenever the sparsity changes.
+    """A step of `fine_tune` (its `backward`) that ranks again first.
 
-    schedule  step (from 0) → sparsity, see `cubic_sparsity`. Once it is constant the masks stay,
-              and the weights have time to get used to them
+    schedule  step (from 0) → sparsity, see `cubic_sparsity`
     inner     (model, batch) → loss, adds the gradients
+    every     so many steps from one ranking to the next; they go on when the sparsity is constant
     keep      λ of "soft": λ · mean sigmoid(score) is added to the loss; higher, fewer are kept
-
-    Source: Zhu and Gupta 2017, section 3 (masks are updated until the final sparsity is reached).
     """
 
     schedule: Callable[[int], float]
     inner: Callable[[nn.Module, Batch], Tensor] = backward
+    every: int = 1
     keep: float = 0.0
     step: int = 0
-    sparsity: float = 0.0
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """(model, batch) → loss (), its gradients added to the parameters"""
-        layers, now = sparse_layers(model), self.schedule(self.step)
-        if now != self.sparsity:
-            self.sparsity = now
+        layers = sparse_layers(model)
+        if self.step % self.every == 0:
             for layer in layers:
-                layer.refresh(now)
+                layer.refresh(self.schedule(self.step))
         self.step += 1
         loss = self.inner(model, batch)
         if self.keep:

@@ -205,7 +205,7 @@ class Pruning:
         def schedule(step: int) -> float:
             return cubic_sparsity(step, steps // 10, max(steps // 2 // 10, 1), 10, 0.0, sparsity)
 
-        step = PruningStep(schedule, self.step())
+        step = PruningStep(schedule, self.step(), every=5)
         return finished(self.train(sparse, recipe, step, progress))
 
     # --- Shrinking

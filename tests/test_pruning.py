@@ -276,7 +276,7 @@ def test_what_is_masked_survives_the_optimizer_and_a_mask_applied_once_does_not(
     fine_tune(once, features, recipe, progress=False)
     assert sparsity_of(encoder_weights(once).values()) < 0.01
     kept = sparse_copy(model)
-    fine_tune(kept, features, recipe, backward=PruningStep(lambda _: 0.5),
+    fine_tune(kept, features, recipe, backward=PruningStep(lambda _: 0.5, every=100),
               progress=False)  # fmt: skip
     for name, weight in encoder_weights(finished(kept)).items():
         assert (weight[~masks[name]] == 0).all() and (weight[masks[name]] != 0).all()
