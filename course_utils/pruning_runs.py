@@ -315,9 +315,10 @@ def pruned_folder(seed: int = 0, progress: bool = True) -> Path:
 
     Trained at the first call, about a minute on two cores, with a bar; then cached.
     """
-    setting = SWEEPS["structures"]["half of both, retrained"]
+    name = "half of both, retrained"
+    setting = SWEEPS["structures"][name]
     config = {
-        "setting": dataclasses.asdict(setting),
+        "setting": recipes("structures")["settings"][name],
         "retrain": dataclasses.asdict(RETRAIN),
         "student": student_folder(seed=seed, progress=progress).name,
     }

@@ -24,6 +24,7 @@ class Runner:
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "DATA", tmp_path)
+    monkeypatch.setattr(command, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(command, "gain", lambda rows, a, b: (0.0, 0.0, 0.0))
     Runner.asked = []
 
