@@ -639,7 +639,7 @@ def _fq_forward(symmetric):
 
 
 def _grad(tensor):
-    return torch.zeros(()) if tensor.grad is None else tensor.grad
+    return torch.zeros_like(tensor.detach()) if tensor.grad is None else tensor.grad
 
 
 def _fq_gradient(symmetric):
