@@ -7,7 +7,7 @@ Two minutes a model, on two cores; what is there already is found and left alone
 
 from collections.abc import Callable
 
-from course_utils import distillation_runs, tasks, tinybert_runs
+from course_utils import distillation_runs, pruning_runs, tasks, tinybert_runs
 
 MODELS: dict[str, Callable[[], object]] = {
     **{
@@ -21,6 +21,7 @@ MODELS: dict[str, Callable[[], object]] = {
     "lesson 10, a student after general distillation": lambda: tinybert_runs.Workshop(
         progress=False
     ).general(tinybert_runs.TinyBertRecipe()),
+    "lesson 12, half of the heads and neurons": lambda: pruning_runs.pruned_folder(progress=False),
 }
 
 

@@ -58,7 +58,7 @@ from course_utils.quantization import fake_quantize_model, save_quantized
 from course_utils.sweep_command import run_command
 from course_utils.timing import in_turns
 
-GRADUAL = FineTuning(epochs=8, learning_rate=6e-4, frozen_layers=None)  # 400 steps
+GRADUAL = FineTuning(epochs=16, learning_rate=6e-4, frozen_layers=None)  # 800 steps
 SLOW = 1e-4  # a learning rate at which the weights stay near where they began
 RETRAIN = FineTuning(epochs=8, learning_rate=4e-4, frozen_layers=None)  # 400 steps
 LONG = FineTuning(

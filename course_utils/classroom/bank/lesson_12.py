@@ -700,10 +700,10 @@ def _judge_faster(zeros, shrunk):
     )
 
 
-def _judge_magnitude(low, first, fast):
-    """accuracy that movement gains: low, the interval's lower end at 97 %, first at 85 %; fast: at
-    97 % with six times the learning rate"""
-    rest = f"at 85 % it gains {100 * first:+.1f}, at 97 % and a higher rate {100 * fast:+.1f}"
+def _judge_magnitude(low, first, slow):
+    """accuracy that movement gains: low, the interval's lower end at 97 %, first at 85 %; slow: at
+    97 % with a sixth of the learning rate"""
+    rest = f"at 85 % it gains {100 * first:+.1f}, at 97 % and a lower rate {100 * slow:+.1f}"
     ahead = "ahead" if low > 0 else "not ahead"
     words = f"at 97 % movement is {ahead} by more than chance in these runs; {rest} points."
     return Verdict(low <= 0, words)
@@ -734,8 +734,8 @@ CLAIMS = [
         statement="Magnitude pruning is right for fine-tuned models.",
         source="goes round",
         judge=_judge_magnitude,
-        holds=dict(low=-0.02, first=-0.01, fast=-0.03),
-        fails=dict(low=0.02, first=-0.01, fast=-0.03),
+        holds=dict(low=-0.02, first=-0.01, slow=0.2),
+        fails=dict(low=0.02, first=-0.01, slow=0.2),
     ),
     Claim(
         id="pruning/sharing",
